@@ -1,0 +1,1 @@
+"""The command line: files in, an output folder out."""

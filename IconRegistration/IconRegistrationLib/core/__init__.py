@@ -1,0 +1,1 @@
+"""Registration on arrays: numpy, torch and itk, no scene and no window."""

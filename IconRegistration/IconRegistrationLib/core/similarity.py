@@ -1,0 +1,156 @@
+"""Image similarity as losses: smaller is better, zero or near zero for a perfect match.
+
+Every loss takes `warped` and `fixed`, tensors [N, 1, D, H, W], and an optional `mask` [N, 1, D, H, W] of `fixed`
+(non-zero where a voxel counts), and returns a scalar tensor. Values and gradients are those of
+icon_registration 1.1.9's `LNCC`, `SquaredLNCC` and `MINDSSC`; the arithmetic is written for speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from .errors import InputError
+
+Similarity = Callable[..., torch.Tensor]
+
+
+def _window_matrix(n: int, kernel: torch.Tensor) -> torch.Tensor:
+    """Banded n x n matrix whose product along an axis is the zero-padded "same" convolution with `kernel`."""
+    radius = len(kernel) // 2
+    matrix = torch.zeros(n, n, dtype=kernel.dtype, device=kernel.device)
+    for offset in range(-radius, radius + 1):
+        if abs(offset) < n:
+            matrix.diagonal(offset).fill_(kernel[radius + offset].item())
+    return matrix
+
+
+def apply_along_axes(x: torch.Tensor, matrices) -> torch.Tensor:
+    """x [N, C, D, H, W] times one matrix [n', n] along each of D, H, W.
+
+    Three dense products: on a CPU at 175^3 about ten times faster than three conv3d calls with a 21-tap window.
+    """
+    along_d, along_h, along_w = matrices
+    x = x @ along_w.T
+    x = along_h @ x
+    n, c, d, h, w = x.shape
+    return (along_d @ x.reshape(n, c, d, h * w)).reshape(n, c, along_d.shape[0], h, w)
+
+
+class GaussianWindow:
+    """Local weighted mean with a Gaussian of `sigma` voxels cut at +-2 sigma, zeros outside the image.
+
+    The kernel has 4 sigma + 1 taps like icon_registration's `gaussian_blur`; matrices are cached per shape.
+    """
+
+    def __init__(self, sigma: float):
+        taps = int(round(sigma * 4)) + 1
+        x = torch.linspace(-(taps - 1) / 2, (taps - 1) / 2, taps, dtype=torch.float64)
+        kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+        self._kernel = kernel / kernel.sum()
+        self._cache: dict[tuple, list[torch.Tensor]] = {}
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        key = (tuple(x.shape[2:]), x.dtype, x.device)
+        if key not in self._cache:
+            kernel = self._kernel.to(x.dtype)
+            self._cache[key] = [_window_matrix(n, kernel).to(x.device) for n in x.shape[2:]]
+        return apply_along_axes(x, self._cache[key])
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean of `values` where `mask` is non-zero, samples of the batch averaged equally."""
+    if mask is None:
+        return values.mean()
+    included = (mask != 0).expand_as(values).to(values.dtype)
+    dims = tuple(range(1, values.dim()))
+    return ((values * included).sum(dims) / included.sum(dims).clamp_min(1)).mean()
+
+
+class LNCC:
+    """1 - local normalised cross-correlation in a Gaussian window, as in GradICON (Tian et al., CVPR 2023)."""
+
+    def __init__(self, sigma: float = 5, squared: bool = False, epsilon: float = 1e-5):
+        self.squared = squared
+        self.epsilon = epsilon
+        self._window = GaussianWindow(sigma)
+        self._fixed: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    def _fixed_statistics(self, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Local mean and variance of the fixed image, computed once: it does not change between steps."""
+        if fixed.requires_grad:
+            mean, square = self._window(torch.cat([fixed, fixed * fixed], 1)).chunk(2, 1)
+            return mean, torch.relu(square - mean * mean) + self.epsilon
+        if self._fixed is None or self._fixed[0] is not fixed:
+            mean, square = self._window(torch.cat([fixed, fixed * fixed], 1)).chunk(2, 1)
+            self._fixed = fixed, mean, torch.relu(square - mean * mean) + self.epsilon
+        return self._fixed[1:]
+
+    def map(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """The correlation itself, [N, 1, D, H, W] in [-1, 1]."""
+        mean_fixed, variance_fixed = self._fixed_statistics(fixed)
+        window = self._window(torch.cat([warped, warped * warped, warped * fixed], 1))
+        mean, square, product = window.chunk(3, 1)
+        variance = torch.relu(square - mean * mean) + self.epsilon
+        return (product - mean * mean_fixed) / torch.sqrt(variance * variance_fixed)
+
+    def __call__(self, warped, fixed, mask=None):
+        correlation = self.map(warped, fixed)
+        return 1 - masked_mean(correlation**2 if self.squared else correlation, mask)
+
+
+class MINDSSC:
+    """Mean squared difference of MIND-SSC descriptors (Heinrich et al., MICCAI 2013), for different modalities."""
+
+    def __init__(self, radius: int = 2, dilation: int = 2):
+        self.radius = radius
+        self.dilation = dilation
+        self._fixed: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def descriptor(self, image: torch.Tensor) -> torch.Tensor:
+        """[N, 1, D, H, W] -> [N, 12, D, H, W] in (0, 1]: patch distances between neighbours of the six-neighbourhood.
+
+        The twelve pairs are those at squared distance 2; their order is of no consequence to the loss.
+        """
+        step, radius = self.dilation, self.radius
+        padded = F.pad(image, (step,) * 6, mode="replicate")
+        d, h, w = image.shape[2:]
+
+        def shifted(z, y, x):
+            return padded[:, :, z * step : z * step + d, y * step : y * step + h, x * step : x * step + w]
+
+        places = [(0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1)]
+        pairs = [
+            (a, b)
+            for n, a in enumerate(places)
+            for b in places[:n]
+            if sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) == 2
+        ]
+        difference = torch.cat([(shifted(*a) - shifted(*b)) ** 2 for a, b in pairs], 1)
+        distance = F.avg_pool3d(F.pad(difference, (radius,) * 6, mode="replicate"), 2 * radius + 1, stride=1)
+        mind = distance - distance.amin(1, keepdim=True)
+        variance = mind.mean(1, keepdim=True)
+        mean = variance.mean().detach()
+        return torch.exp(-mind / variance.clamp(mean.item() * 1e-3, mean.item() * 1e3))
+
+    def __call__(self, warped, fixed, mask=None):
+        if self._fixed is None or self._fixed[0] is not fixed:
+            self._fixed = fixed, self.descriptor(fixed)
+        return masked_mean((self.descriptor(warped) - self._fixed[1]) ** 2, mask)
+
+
+#: The names that settings and the command line use.
+SIMILARITIES: dict[str, Callable[[], Similarity]] = {
+    "lncc": LNCC,
+    "lncc2": lambda **options: LNCC(squared=True, **options),
+    "mind": MINDSSC,
+}
+
+
+def make_similarity(name: str, **options) -> Similarity:
+    """A new loss by name; raises InputError that lists the names."""
+    if name not in SIMILARITIES:
+        raise InputError(f"No similarity is called {name!r}; choose one of {', '.join(SIMILARITIES)}.")
+    return SIMILARITIES[name](**options)

@@ -1,0 +1,1 @@
+"""MRML nodes to and from core types; the scene is always passed in."""
