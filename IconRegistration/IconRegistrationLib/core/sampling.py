@@ -1,0 +1,153 @@
+"""Values of an image between its voxels and on other grids, in slabs so that memory stays small.
+
+Positions are voxel coordinates in the order (i, j, k), held component first: `index` [3, k, j, i], float64. A position
+is inside an image up to the outer faces of its voxels, [-1/2, N - 1/2] per axis; within the last half voxel values are
+those at the outermost centre (ITK's resampling does the same).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .geometry import Grid
+
+#: Positions computed at a time: 2^19 of them are 12 MB in float64, small beside any image and large beside call costs.
+SLAB_VOXELS = 2**19
+#: Rounding in an affine must not decide whether a face belongs to its voxel.
+FACE_TOLERANCE = 1e-6
+
+
+def as_volume(array: np.ndarray, device="cpu") -> torch.Tensor:
+    """[k, j, i] or [C, k, j, i] of any real dtype -> float32 tensor [C, k, j, i], without a copy where it is one."""
+    volume = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    return (volume[None] if volume.dim() == 3 else volume).to(device)
+
+
+def slabs(shape) -> Iterator[slice]:
+    """Ranges of k that cut an array of `shape` (k, j, i) into pieces of about SLAB_VOXELS, whole per thread."""
+    depth, *plane = shape
+    threads = torch.get_num_threads()
+    step = max(1, SLAB_VOXELS // math.prod(plane) // threads) * threads
+    for start in range(0, depth, step):
+        yield slice(start, min(start + step, depth))
+
+
+def affine_index(matrix: np.ndarray, shape, slab: slice, device="cpu") -> torch.Tensor:
+    """Voxels of a slab of an array of `shape` (k, j, i), mapped by `matrix` (4x4, voxel -> voxel): [3, k, j, i]."""
+    matrix = torch.as_tensor(matrix, dtype=torch.float64, device=device)
+    i, j, k = (
+        torch.arange(start, stop, dtype=torch.float64, device=device)
+        for start, stop in ((0, shape[2]), (0, shape[1]), (slab.start, slab.stop))
+    )
+    along_i, along_j, along_k = (matrix[:3, axis, None] * n for axis, n in enumerate((i, j, k)))
+    row = along_k[:, :, None] + along_j[:, None, :] + matrix[:3, 3, None, None]
+    return row[..., None] + along_i[:, None, None, :]
+
+
+def voxel_to_voxel(source: Grid, target: Grid, transform: np.ndarray | None = None) -> np.ndarray:
+    """4x4: voxel (i, j, k) of `target` -> voxel of `source`; `transform` (4x4) maps target mm to source mm."""
+    to_source = target.affine if transform is None else np.asarray(transform, dtype=np.float64) @ target.affine
+    return np.linalg.solve(source.affine, to_source)
+
+
+def inside(index: torch.Tensor, shape) -> torch.Tensor:
+    """Which positions [3, ...] lie within the outer faces of an array of `shape` (k, j, i)."""
+    result = torch.ones(index.shape[1:], dtype=torch.bool, device=index.device)
+    for position, n in zip(index, reversed(shape), strict=True):
+        result &= (position >= -0.5 - FACE_TOLERANCE) & (position <= n - 0.5 + FACE_TOLERANCE)
+    return result
+
+
+def interpolate(volume: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Trilinear values [C, k, j, i] of `volume` [C, D, H, W], float32, at `index` [3, k, j, i]; border clamped."""
+    sizes = torch.tensor(volume.shape[:0:-1], dtype=index.dtype, device=index.device)
+    scale = (2 / (sizes - 1).clamp_min(1)).reshape(3, 1, 1, 1)
+    places = (index * scale - 1).to(volume.dtype).permute(1, 2, 3, 0)
+    # On a CPU grid_sample divides its work over the batch only: cut the slab into one piece per thread. The volume is
+    # expanded, not copied.
+    depth, threads = places.shape[0], torch.get_num_threads()
+    pieces = threads if volume.device.type == "cpu" and depth % threads == 0 else 1
+    batch = places.reshape(pieces, depth // pieces, *places.shape[1:])
+    values = F.grid_sample(
+        volume.expand(pieces, *volume.shape), batch, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return values.transpose(0, 1).reshape(len(volume), *places.shape[:3])
+
+
+def nearest(array: np.ndarray, index: torch.Tensor) -> np.ndarray:
+    """Values of `array` [k, j, i], any dtype, at the voxels nearest to `index` [3, ...]; clamped; halves round up."""
+    flat = torch.zeros(index.shape[1:], dtype=torch.int64)
+    for position, n in reversed(list(zip(index, reversed(array.shape), strict=True))):
+        flat = flat * n + (position + 0.5).floor().clamp(0, n - 1).long()
+    return array.reshape(-1).take(flat.numpy())
+
+
+def sample(
+    array: np.ndarray,
+    source: Grid,
+    target: Grid,
+    *,
+    transform: np.ndarray | None = None,
+    order: int = 1,
+    outside: float = 0.0,
+    device="cpu",
+) -> np.ndarray:
+    """`array` [k, j, i] or [C, k, j, i], which lies on `source`, on the lattice `target`.
+
+    transform: 4x4, target mm -> source mm (LPS); the identity if None.
+    order: 1 is trilinear and returns float32; 0 takes the nearest voxel and keeps the dtype.
+    outside: the value where the target leaves the source's voxels.
+    device: where order 1 is computed; "cpu" or a CUDA device.
+    """
+    matrix = voxel_to_voxel(source, target, transform)
+    channels = array if array.ndim == 4 else array[None]
+    result = np.empty((len(channels), *target.shape), np.float32 if order else array.dtype)
+    volume = as_volume(channels, device) if order else None
+    for slab in slabs(target.shape):
+        index = affine_index(matrix, target.shape, slab, device if order else "cpu")
+        result[:, slab] = interpolate(volume, index).cpu().numpy() if order else [nearest(c, index) for c in channels]
+        result[:, slab][:, ~inside(index, source.shape).cpu().numpy()] = outside
+    return result if array.ndim == 4 else result[0]
+
+
+def coverage(source: Grid, target: Grid, transform: np.ndarray | None = None) -> np.ndarray:
+    """Boolean [k, j, i]: which samples of `target` lie within the outer faces of the voxels of `source`."""
+    matrix = voxel_to_voxel(source, target, transform)
+    result = np.empty(target.shape, bool)
+    for slab in slabs(target.shape):
+        result[slab] = inside(affine_index(matrix, target.shape, slab), source.shape).numpy()
+    return result
+
+
+def smooth_for(array: np.ndarray, source: Grid, target: Grid, transform: np.ndarray | None = None) -> np.ndarray:
+    """`array` [k, j, i] on `source`, smoothed so that sampling it on the coarser `target` does not alias.
+
+    A Gaussian along each axis gives the voxels the target's width: sigma^2 = (r^2 - 1) / (8 ln 2) voxels^2 where a
+    step of the target is r > 1 voxels (Cardoso et al., Scale factor point spread function matching, MICCAI 2015).
+    Values repeat beyond the border. Returns float32; the array itself where the target is nowhere coarser.
+    """
+    ratios = np.linalg.norm(voxel_to_voxel(source, target, transform)[:3, :3], axis=1)
+    volume = as_volume(array)[0]
+    for axis, ratio in zip((2, 1, 0), ratios, strict=True):
+        if ratio > 1:
+            volume = _gaussian_along(volume, axis, math.sqrt((ratio**2 - 1) / (8 * math.log(2))))
+    return volume.numpy()
+
+
+def _gaussian_along(volume: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
+    """Convolution of `volume` along one axis with a Gaussian of `sigma` voxels, cut at 3 sigma."""
+    radius = max(1, math.ceil(3 * sigma))
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    n = volume.shape[axis]
+    places = torch.arange(-radius, n + radius).clamp_(0, n - 1)
+    padded = volume.index_select(axis, places)
+    result = padded.narrow(axis, 0, n) * float(weights[0])
+    for offset, weight in enumerate(weights[1:], start=1):
+        result.add_(padded.narrow(axis, offset, n), alpha=float(weight))
+    return result
