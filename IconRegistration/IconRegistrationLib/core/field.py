@@ -15,7 +15,7 @@ import torch
 
 from .errors import InputError
 from .geometry import Grid, Image, Segmentation
-from .sampling import affine_index, as_volume, inside, interpolate, nearest, slabs, voxel_to_voxel
+from .sampling import affine_index, as_volume, inside, interpolate, interpolate_affine, nearest, slabs, voxel_to_voxel
 
 
 def _affine_on(matrix: np.ndarray, grid: Grid, slab: slice) -> np.ndarray:
@@ -213,7 +213,7 @@ def mapped_index(field: DisplacementField, source: Grid, target: Grid) -> Iterat
     to_source = voxel_to_voxel(source, target)
     in_voxels = field.volume(np.linalg.inv(source.affine[:3, :3]))
     for slab in slabs(target.shape):
-        displacement = interpolate(in_voxels, affine_index(to_field, target.shape, slab))
+        displacement = interpolate_affine(in_voxels, to_field, target.shape, slab)
         yield slab, affine_index(to_source, target.shape, slab).add_(displacement)
 
 
