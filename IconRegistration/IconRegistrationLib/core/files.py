@@ -655,21 +655,18 @@ def read_transform(path):
 def _read_displacement_image(path: Path):
     import itk
 
+    from .field import DisplacementField
+
     io = _open(path)
     if io.GetNumberOfComponents() != 3 or io.GetNumberOfDimensions() < 3:
         raise InputError(
             f"{path} is no displacement field: it has {io.GetNumberOfComponents()} values per voxel, not 3."
         )
     with _itk_errors(path, "a displacement field"):
-        vectors = itk.Image[itk.Vector[itk.D, 3], 3]
-        singles = itk.ImageFileReader[itk.Image[itk.Vector[itk.F, 3], 3]].New(FileName=str(path), ImageIO=io)
-        singles.Update()
-    image = singles.GetOutput()
-    double = itk.image_from_array(itk.array_from_image(image).astype(np.float64), ttype=vectors)
-    double.CopyInformation(image)
-    transform = itk.DisplacementFieldTransform[itk.D, 3].New()
-    transform.SetDisplacementField(double)
-    return transform
+        reader = itk.ImageFileReader[itk.Image[itk.Vector[itk.F, 3], 3]].New(FileName=str(path), ImageIO=io)
+        reader.Update()
+    image = reader.GetOutput()
+    return DisplacementField(itk.array_from_image(image), _grid_of(image)).to_itk()
 
 
 @contextlib.contextmanager
