@@ -162,11 +162,21 @@ class Grid:
         return Grid(self.shape, np.asarray(transform, dtype=np.float64) @ self.affine)
 
     def unit_to_world(self) -> np.ndarray:
-        """4x4: lattice coordinates of `phi` (axis order k, j, i; 0 and 1 at the first and last sample centres) -> mm."""
+        """4x4: coordinates of `phi` (axis order k, j, i; 0 and 1 at the first and last sample centres) -> mm, LPS."""
         scale = np.zeros((4, 4))
         for axis, n in enumerate(self.shape):  # component `axis` of phi counts samples of index 2 - axis
             scale[2 - axis, axis] = n - 1
         scale[3, 3] = 1
+        return self.affine @ scale
+
+    def faces_to_world(self) -> np.ndarray:
+        """4x4: (x, y, z) of torch's grid_sample with align_corners=False -> mm, LPS.
+
+        -1 and 1 are the outer faces of the first and last sample along i, j, k: the box, whatever its resolution.
+        """
+        half = np.array(self.size) / 2
+        scale = np.diag([*half, 1.0])
+        scale[:3, 3] = half - 0.5
         return self.affine @ scale
 
 

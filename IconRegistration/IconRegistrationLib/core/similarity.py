@@ -46,7 +46,7 @@ class GaussianWindow:
     """
 
     def __init__(self, sigma: float):
-        taps = int(round(sigma * 4)) + 1
+        taps = round(sigma * 4) + 1
         x = torch.linspace(-(taps - 1) / 2, (taps - 1) / 2, taps, dtype=torch.float64)
         kernel = torch.exp(-0.5 * (x / sigma) ** 2)
         self._kernel = kernel / kernel.sum()
@@ -69,7 +69,29 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
     return ((values * included).sum(dims) / included.sum(dims).clamp_min(1)).mean()
 
 
-class LNCC:
+class _Compared:
+    """A loss that is the masked mean of a map of local dissimilarity between features of the two images.
+
+    `features` may be computed once per image and warped instead of the image (core/refine.py does), because
+    `compare` looks at features only.
+    """
+
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+    def compare(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Features [N, C, D, H, W] of both images -> dissimilarity [N, 1, D, H, W]."""
+        raise NotImplementedError
+
+    def informative(self, fixed: torch.Tensor) -> torch.Tensor:
+        """Features of an image -> [N, 1, D, H, W] bool: where a match could be told from a mismatch."""
+        raise NotImplementedError
+
+    def __call__(self, warped, fixed, mask=None):
+        return masked_mean(self.compare(self.features(warped), self.features(fixed)), mask)
+
+
+class LNCC(_Compared):
     """1 - local normalised cross-correlation in a Gaussian window, as in GradICON (Tian et al., CVPR 2023)."""
 
     def __init__(self, sigma: float = 5, squared: bool = False, epsilon: float = 1e-5):
@@ -78,38 +100,45 @@ class LNCC:
         self._window = GaussianWindow(sigma)
         self._fixed: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
+    def _statistics(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Local mean and variance."""
+        mean, square = self._window(torch.cat([image, image * image], 1)).chunk(2, 1)
+        return mean, torch.relu(square - mean * mean)
+
     def _fixed_statistics(self, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Local mean and variance of the fixed image, computed once: it does not change between steps."""
+        """Those of the fixed image, computed once: it does not change between steps."""
         if fixed.requires_grad:
-            mean, square = self._window(torch.cat([fixed, fixed * fixed], 1)).chunk(2, 1)
-            return mean, torch.relu(square - mean * mean) + self.epsilon
+            return self._statistics(fixed)
         if self._fixed is None or self._fixed[0] is not fixed:
-            mean, square = self._window(torch.cat([fixed, fixed * fixed], 1)).chunk(2, 1)
-            self._fixed = fixed, mean, torch.relu(square - mean * mean) + self.epsilon
+            self._fixed = fixed, *self._statistics(fixed)
         return self._fixed[1:]
 
-    def map(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """The correlation itself, [N, 1, D, H, W] in [-1, 1]."""
+    def correlation(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Local correlation, [N, 1, D, H, W] in [-1, 1]."""
         mean_fixed, variance_fixed = self._fixed_statistics(fixed)
         window = self._window(torch.cat([warped, warped * warped, warped * fixed], 1))
         mean, square, product = window.chunk(3, 1)
-        variance = torch.relu(square - mean * mean) + self.epsilon
-        return (product - mean * mean_fixed) / torch.sqrt(variance * variance_fixed)
+        variance = torch.relu(square - mean * mean)
+        norm = torch.sqrt((variance + self.epsilon) * (variance_fixed + self.epsilon))
+        return (product - mean * mean_fixed) / norm
 
-    def __call__(self, warped, fixed, mask=None):
-        correlation = self.map(warped, fixed)
-        return 1 - masked_mean(correlation**2 if self.squared else correlation, mask)
+    def compare(self, warped, fixed):
+        correlation = self.correlation(warped, fixed)
+        return 1 - (correlation**2 if self.squared else correlation)
+
+    def informative(self, fixed):
+        # ten times the epsilon that keeps constant windows finite: below it the correlation is damped to nothing
+        return self._fixed_statistics(fixed)[1] > 10 * self.epsilon
 
 
-class MINDSSC:
+class MINDSSC(_Compared):
     """Mean squared difference of MIND-SSC descriptors (Heinrich et al., MICCAI 2013), for different modalities."""
 
     def __init__(self, radius: int = 2, dilation: int = 2):
         self.radius = radius
         self.dilation = dilation
-        self._fixed: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def descriptor(self, image: torch.Tensor) -> torch.Tensor:
+    def features(self, image: torch.Tensor) -> torch.Tensor:
         """[N, 1, D, H, W] -> [N, 12, D, H, W] in (0, 1]: patch distances between neighbours of the six-neighbourhood.
 
         The twelve pairs are those at squared distance 2; their order is of no consequence to the loss.
@@ -135,10 +164,11 @@ class MINDSSC:
         mean = variance.mean().detach()
         return torch.exp(-mind / variance.clamp(mean.item() * 1e-3, mean.item() * 1e3))
 
-    def __call__(self, warped, fixed, mask=None):
-        if self._fixed is None or self._fixed[0] is not fixed:
-            self._fixed = fixed, self.descriptor(fixed)
-        return masked_mean((self.descriptor(warped) - self._fixed[1]) ** 2, mask)
+    def compare(self, warped, fixed):
+        return ((warped - fixed) ** 2).mean(1, keepdim=True)
+
+    def informative(self, fixed):
+        return fixed.amin(1, keepdim=True) < 0.9  # a constant patch has all twelve descriptors at 1
 
 
 #: The names that settings and the command line use.

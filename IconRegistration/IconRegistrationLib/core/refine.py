@@ -1,0 +1,296 @@
+"""Instance optimisation of one pair without a network: the maps themselves are refined, both directions at once.
+
+Minimised over residual displacements of both maps, on a coarse-to-fine pyramid:
+
+    similarity(A o phi_AB, B) + similarity(B o phi_BA, A)
+      + lambda_icon (|grad(phi_BA o phi_AB - id)|^2 + |grad(phi_AB o phi_BA - id)|^2) / 2
+      + lambda_diffusion (|grad u_AB|^2 + |grad u_BA|^2) / 2
+
+The second line is GradICON's regulariser (Tian et al., CVPR 2023, eq. 4), applied to one pair's maps in place of a
+network's; u is the displacement from the linear alignment, gradients are mm per mm. A residual is a cubic B-spline
+(Rueckert et al., IEEE TMI 1999), which keeps it smooth, optimised by Adam. Nothing is back-propagated through a
+network, and the two directions are the two samples of one batch, so that they share every kernel.
+
+Inside this file a place is (x, y, z) in [-1, 1] from face to face of a lattice's box: the coordinates of
+torch.nn.functional.grid_sample with align_corners=False, the same on every level of the pyramid. Batch index 0 is the
+direction fixed -> moving (phi_AB, on the fixed lattice), 1 is moving -> fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .geometry import Grid
+from .similarity import LNCC, MINDSSC, apply_along_axes
+
+
+@dataclass(frozen=True)
+class FieldRefinement:
+    """How the maps are refined. docs/refinement.md tells how the defaults were chosen."""
+
+    steps: int = 60  #: Adam steps on each level
+    levels: tuple[float, ...] = (4, 2, 1)  #: sample distance on each level, in samples of the lattice
+    control_spacing: int = 2  #: distance of the B-spline's control points, in samples of the level
+    similarity: str = "lncc2"
+    window: float = 2.0  #: LNCC's Gaussian sigma, in samples of the level
+    inverse_consistency: float = 2.0  #: lambda_icon
+    diffusion: float = 1.0  #: lambda_diffusion
+    label_weight: float = 1.0  #: weight of 1 - mean soft Dice where labels are given
+    learning_rate: float = 0.3  #: Adam's first step size, in samples of the level
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is registered, on two lattices of one shape (D, H, W); every tensor is float32 on one device.
+
+    fixed, moving: [1, 1, D, H, W] in [0, 1].
+    fixed_mask, moving_mask: [1, 1, D, H, W], 1 where a voxel counts, 0 where it is masked out or was never scanned.
+    fixed_labels, moving_labels: [1, C, D, H, W] or None: the share of each voxel that structure c fills.
+    linear: 4x4 fixed mm -> moving mm (LPS), the alignment from which displacements are measured.
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    fixed_mask: torch.Tensor
+    moving_mask: torch.Tensor
+    fixed_lattice: Grid
+    moving_lattice: Grid
+    linear: np.ndarray
+    fixed_labels: torch.Tensor | None = None
+    moving_labels: torch.Tensor | None = None
+
+
+def refine(
+    pair: Pair,
+    phi_AB: torch.Tensor | None = None,
+    phi_BA: torch.Tensor | None = None,
+    options: FieldRefinement | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Refined maps phi_AB, phi_BA, each [1, 3, D, H, W] in [0, 1]^3 (docs/phi.md), detached.
+
+    phi_AB, phi_BA: where to start, for instance a network's maps; None starts at `pair.linear`.
+    progress: called with the share of the work done after every step; what it raises ends the refinement.
+    """
+    options = options or FieldRefinement()
+    space = _Space(pair)
+    shape = pair.fixed_lattice.shape
+    start = torch.zeros(2, 3, *shape, device=pair.fixed.device)
+    if phi_AB is not None:
+        start = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(start) - space.linear_places(shape)
+
+    levels = [level_shape(pair, distance) for distance in options.levels]
+    work = [math.prod(level) for level in levels]
+    residual = torch.zeros(2, 3, *levels[0], device=start.device)
+    for number, level in enumerate(levels):
+
+        def report(share, number=number):
+            progress((sum(work[:number]) + work[number] * share) / sum(work))
+
+        before = _resized(start, level)
+        after = _optimise(_Level(pair, level, options), space, before + _smoothly_resized(residual, level), report)
+        residual = after - before
+    places = space.linear_places(shape) + start + _smoothly_resized(residual, shape)
+    phi = _phi_from_faces(places)
+    return phi[:1], phi[1:]
+
+
+def level_shape(pair: Pair, distance: float) -> tuple[int, int, int]:
+    """Shape of the pyramid's level with samples `distance` apart, in units of the lattice's finest axis.
+
+    An axis that is sampled more coarsely than that keeps its samples: a stack of thick slices is first thinned in
+    plane.
+    """
+    spacing = np.maximum(pair.fixed_lattice.spacing, pair.moving_lattice.spacing)[::-1]
+    factor = np.maximum(distance * spacing.min() / spacing, 1)
+    return tuple(max(min(n, 8), round(n / f)) for n, f in zip(pair.fixed_lattice.shape, factor, strict=True))
+
+
+class _Space:
+    """The boxes of the two lattices in mm and the linear alignment between them, batch index = direction."""
+
+    def __init__(self, pair: Pair):
+        fixed, moving = pair.fixed_lattice.faces_to_world(), pair.moving_lattice.faces_to_world()
+        there = np.linalg.inv(moving) @ pair.linear @ fixed
+
+        def tensor(*arrays):
+            return torch.tensor(np.stack(arrays), dtype=torch.float32, device=pair.fixed.device)
+
+        #: [2, 4, 4], a place in the domain's box -> its place in the target's box
+        self.linear = tensor(there, np.linalg.inv(there))
+        #: [2, 3, 3], a displacement in the target's box -> mm; and in the domain's box -> mm
+        self.target_to_mm = tensor(moving[:3, :3], fixed[:3, :3])
+        self.domain_to_mm = self.target_to_mm.flip(0)
+        #: [2, 3], edges of the domain's box along (D, H, W) in mm
+        self.edges = tensor(pair.fixed_lattice.extent[::-1].copy(), pair.moving_lattice.extent[::-1].copy())
+
+    def linear_places(self, shape) -> torch.Tensor:
+        """[2, 3, D, H, W]: where the linear alignment takes the samples of each domain."""
+        axes = [(2 * torch.arange(n, device=self.linear.device) + 1) / n - 1 for n in shape]
+        z, y, x = torch.meshgrid(*axes, indexing="ij")
+        domain = torch.stack([x, y, z]).flatten(1)
+        return (self.linear[:, :3, :3] @ domain + self.linear[:, :3, 3:]).unflatten(-1, tuple(shape))
+
+    def roughness(self, displacement: torch.Tensor) -> torch.Tensor:
+        """Mean squared derivative, mm per mm, of displacements [2, 3, D, H, W] in the target's box."""
+        return self._squared_gradient(_rotated(self.target_to_mm, displacement), displacement.shape[2:], (1, 1, 1))
+
+    def inverse_inconsistency(self, displacement: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Mean squared derivative of there-and-back minus identity, mm per mm, both ways round (GradICON).
+
+        Every other sample is visited, as in the published training. With x in one domain, its place y = phi(x) in the
+        other and u the displacements from the linear alignment L,  phi'(y) - x = L^-1 u(x) + u'(y).
+        """
+        steps = tuple(2 if n >= 8 else 1 for n in displacement.shape[2:])
+        thin = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
+        back = _sample(displacement.flip(0), places[thin])
+        error = _rotated(self.linear.flip(0)[:, :3, :3], displacement[thin]) + back
+        return self._squared_gradient(_rotated(self.domain_to_mm, error), displacement.shape[2:], steps)
+
+    def _squared_gradient(self, vectors, shape, steps) -> torch.Tensor:
+        total = torch.zeros((), device=vectors.device)
+        for axis, (count, step) in enumerate(zip(shape, steps, strict=True)):
+            distance = (self.edges[:, axis] * step / count).view(2, 1, 1, 1, 1)
+            total = total + ((vectors.diff(dim=2 + axis) / distance) ** 2).mean()
+        return total
+
+
+class _Level:
+    """The images at one resolution: what stays the same while one level of the pyramid is optimised."""
+
+    def __init__(self, pair: Pair, shape: tuple[int, int, int], options: FieldRefinement):
+        self.options = options
+        self.shape = shape
+        if options.similarity == "mind":
+            self.similarity = MINDSSC()
+        else:
+            self.similarity = LNCC(options.window, squared=options.similarity == "lncc2")
+        self.sources = self.similarity.features(_resized(torch.cat([pair.moving, pair.fixed]), shape))
+        self.targets = self.sources.flip(0)
+        self.source_masks = _resized(torch.cat([pair.moving_mask, pair.fixed_mask]), shape)
+        self.weights = self.source_masks.flip(0) * self.similarity.informative(self.targets)
+        self.labels = None
+        if pair.fixed_labels is not None:
+            # soft overlap needs no fine lattice, and half of it makes a hundred structures affordable
+            half = [max(2, n // 2) for n in shape]
+            self.labels = _resized(torch.cat([pair.moving_labels, pair.fixed_labels]), half)
+
+    def dissimilarity(self, places: torch.Tensor) -> torch.Tensor:
+        """Sum over both directions; places [2, 3, D, H, W]. Voxels that leave the other image do not count."""
+        with torch.no_grad():
+            inside = (places.abs() <= 1).all(1, keepdim=True)
+            weights = self.weights * inside * _sample(self.source_masks, places)
+        local = self.similarity.compare(_sample(self.sources, places), self.targets) * weights
+        loss = (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
+        if self.labels is not None:
+            loss = loss + self.options.label_weight * self._label_mismatch(places)
+        return loss
+
+    def _label_mismatch(self, places: torch.Tensor) -> torch.Tensor:
+        """1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""
+        warped = _sample(self.labels, _resized(places, self.labels.shape[2:]))
+        target = self.labels.flip(0)
+        dims = (2, 3, 4)
+        dice = (2 * (warped * target).sum(dims) + 1e-3) / (warped.sum(dims) + target.sum(dims) + 1e-3)
+        return (1 - dice.mean(1)).sum()
+
+
+def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callable[[float], None]) -> torch.Tensor:
+    """Displacements from the linear alignment after `options.steps` of Adam, [2, 3, D, H, W], detached."""
+    options = level.options
+    controls = [max(4, math.ceil(n / options.control_spacing)) for n in level.shape]
+    spline = [_bspline_matrix(n, c).to(start.device) for n, c in zip(level.shape, controls, strict=True)]
+    voxel = torch.tensor([2 / n for n in reversed(level.shape)], device=start.device).view(3, 1, 1, 1)
+    coefficients = torch.zeros(2, 3, *controls, device=start.device, requires_grad=True)
+    optimiser = torch.optim.Adam([coefficients], lr=options.learning_rate, betas=(0.9, 0.99))
+    linear = space.linear_places(level.shape)
+    for step in range(options.steps):
+        cosine = (1 + math.cos(math.pi * step / options.steps)) / 2
+        optimiser.param_groups[0]["lr"] = options.learning_rate * (0.1 + 0.9 * cosine)
+        displacement = start + apply_along_axes(coefficients, spline) * voxel
+        places = linear + displacement
+        loss = (
+            level.dissimilarity(places)
+            + options.inverse_consistency * space.inverse_inconsistency(displacement, places)
+            + options.diffusion * space.roughness(displacement)
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        report((step + 1) / options.steps)
+    with torch.no_grad():
+        return start + apply_along_axes(coefficients, spline) * voxel
+
+
+def _sample(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """values [2, C, D, H, W] at places [2, 3, d, h, w], trilinear, the border continued outwards."""
+    return F.grid_sample(values, places.movedim(1, -1), padding_mode="border", align_corners=False)
+
+
+def _rotated(matrices: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """[2, 3, 3] times [2, 3, D, H, W]."""
+    return (matrices @ vectors.flatten(2)).view(vectors.shape)
+
+
+def _resized(values: torch.Tensor, shape) -> torch.Tensor:
+    """Mean over the cells of a coarser lattice of the same box."""
+    return values if tuple(values.shape[2:]) == tuple(shape) else F.interpolate(values, size=tuple(shape), mode="area")
+
+
+def _smoothly_resized(values: torch.Tensor, shape) -> torch.Tensor:
+    """Cubic interpolation on another lattice of the same box."""
+    return apply_along_axes(
+        values, [_cubic_matrix(n, old).to(values.device) for n, old in zip(shape, values.shape[2:], strict=True)]
+    )
+
+
+def _basis_matrix(count: int, controls: int, weights: Callable[[torch.Tensor], list[torch.Tensor]]) -> torch.Tensor:
+    """[count, controls]: a four-tap basis at `count` samples over `controls` ones of the same box, ends repeated."""
+    position = (torch.arange(count, dtype=torch.float64) + 0.5) * controls / count - 0.5
+    left = position.floor()
+    matrix = torch.zeros(count, controls, dtype=torch.float64)
+    for offset, weight in zip((-1, 0, 1, 2), weights(position - left), strict=True):
+        column = (left.long() + offset).clamp(0, controls - 1)
+        matrix.scatter_add_(1, column[:, None], weight[:, None])
+    return matrix.float()
+
+
+def _bspline_matrix(count: int, controls: int) -> torch.Tensor:
+    """Cubic B-spline: smooths its coefficients."""
+    return _basis_matrix(
+        count,
+        controls,
+        lambda t: [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6],
+    )
+
+
+def _cubic_matrix(count: int, controls: int) -> torch.Tensor:
+    """Catmull-Rom spline: passes through its samples (Keys, IEEE TASSP 1981, a = -1/2)."""
+    return _basis_matrix(
+        count,
+        controls,
+        lambda t: [
+            (-(t**3) + 2 * t**2 - t) / 2,
+            (3 * t**3 - 5 * t**2 + 2) / 2,
+            (-3 * t**3 + 4 * t**2 + t) / 2,
+            (t**3 - t**2) / 2,
+        ],
+    )
+
+
+def _faces_from_phi(phi: torch.Tensor) -> torch.Tensor:
+    """Map [1, 3, ...] in [0, 1] (k, j, i; sample centres) to places (x, y, z; faces). The lattices share one shape."""
+    count = torch.tensor(phi.shape[2:], device=phi.device).view(1, 3, 1, 1, 1)
+    return ((2 * phi * (count - 1) + 1) / count - 1).flip(1)
+
+
+def _phi_from_faces(places: torch.Tensor) -> torch.Tensor:
+    """The way back."""
+    count = torch.tensor(places.shape[2:], device=places.device).view(1, 3, 1, 1, 1)
+    return ((places.flip(1) + 1) * count - 1) / (2 * (count - 1))
