@@ -59,7 +59,7 @@ class DisplacementField:
         return np.sqrt(np.einsum("kjic,kjic->kji", self.displacement, self.displacement))
 
     def transform_points(self, points) -> np.ndarray:
-        """Fixed points (n, 3) in mm LPS -> their places in the moving image, float64."""
+        """Fixed points (..., 3) in mm LPS -> their places in the moving image, float64."""
         points = np.asarray(points, dtype=np.float64)
         last = np.array(self.grid.size) - 1
         index = np.clip(self.grid.to_index(points), 0, last)
@@ -70,9 +70,17 @@ class DisplacementField:
         moved = points.copy()
         for corner in np.ndindex(2, 2, 2):
             weight = np.where(corner, fraction, 1 - fraction).prod(axis=-1)
-            i, j, k = np.minimum(low + corner, last).T
-            moved += weight[:, None] * flat[(k * height + j) * width + i]
+            i, j, k = np.moveaxis(np.minimum(low + corner, last), -1, 0)
+            moved += weight[..., None] * flat[(k * height + j) * width + i]
         return moved
+
+    def sampled_on(self, grid: Grid) -> DisplacementField:
+        """The same deformation with one sample per voxel of `grid`, clamped outside; larger, and no more exact."""
+        result = np.empty((*grid.shape, 3), np.float32)
+        matrix, volume = voxel_to_voxel(self.grid, grid), self.volume()
+        for slab in slabs(grid.shape):
+            result[slab] = interpolate_affine(volume, matrix, grid.shape, slab).permute(1, 2, 3, 0).numpy()
+        return DisplacementField(result, grid)
 
     def after(self, matrix: np.ndarray) -> DisplacementField:
         """Followed by a linear map: x -> matrix(T(x)), exact, on the same grid (`matrix` 4x4, moving mm -> mm)."""
