@@ -1,0 +1,57 @@
+"""Landmarks, to and from point lists; regions from ROI boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core.errors import InputError
+from ..core.geometry import Grid, Landmarks, flip_affine, flip_vectors
+from .transforms import array_from_matrix, world_matrix
+
+
+def landmarks_from_node(node) -> Landmarks:
+    """The set points of a markups node (point list, curve, ...) in world coordinates, LPS.
+
+    Points that are not placed, or marked as missing, are left out. Parent transforms of any kind are applied.
+    """
+    numbers = [
+        n
+        for n in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(n) == node.PositionDefined
+    ]
+    points = np.zeros((len(numbers), 3))
+    for row, n in zip(points, numbers, strict=True):
+        node.GetNthControlPointPositionWorld(n, row)
+    return Landmarks(flip_vectors(points), tuple(node.GetNthControlPointLabel(n) for n in numbers), node.GetName())
+
+
+def node_from_landmarks(scene, landmarks: Landmarks, name: str, node=None):
+    """A point list node with `landmarks`, in world coordinates; `node` is updated in place if given.
+
+    An updated node keeps its display and lock, and leaves its parent transform.
+    """
+    is_new = node is None
+    if is_new:
+        node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+        node.CreateDefaultDisplayNodes()
+    modified = node.StartModify()
+    node.SetAndObserveTransformNodeID(None)
+    node.RemoveAllControlPoints()
+    for point, label in zip(flip_vectors(np.asarray(landmarks.points, float)), landmarks.labels, strict=True):
+        node.AddControlPoint(point, label)
+    node.EndModify(modified)
+    return node
+
+
+def region_from_node(node) -> Grid:
+    """The box of a markups ROI node in the world as a grid of one voxel, the whole box.
+
+    Raises InputError if the box is flat, or for a non-linear parent transform.
+    """
+    if not node.IsA("vtkMRMLMarkupsROINode"):
+        raise InputError(f"{node.GetName()!r} is a {node.GetClassName()}; draw the region as a markups ROI.")
+    size = np.array(node.GetSize())
+    if size.min() <= 0:
+        raise InputError(f"The region {node.GetName()!r} measures {size.tolist()} mm; draw a box with a volume.")
+    box = array_from_matrix(node.GetObjectToNodeMatrix()) @ np.diag([*size, 1.0])
+    return Grid((1, 1, 1), world_matrix(node) @ flip_affine(box))

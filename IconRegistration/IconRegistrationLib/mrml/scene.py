@@ -1,0 +1,86 @@
+"""Scenes as files, and the place of a node in the data tree."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import slicer
+
+from ..core.errors import InputError
+from .transforms import set_linear_interpolation
+
+
+def save_scene(scene, path) -> Path:
+    """Write the whole scene, data included, as one .mrb file. Raises InputError, or OSError if it cannot be written."""
+    path = _bundle_path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"The folder {path.parent} does not exist; create it first.")
+    messages = slicer.vtkMRMLMessageCollection()
+    if not scene.WriteToMRB(str(path), None, messages) or not path.is_file():
+        raise OSError(f"The scene could not be written to {path}. {_text(messages)}")
+    return path
+
+
+def load_scene(scene, path, clear: bool = False) -> None:
+    """Read an .mrb file into `scene`, instead of its content if `clear`, else beside it.
+
+    Our grid transforms warp as before saving: they are set back to linear interpolation. Raises InputError if the file
+    cannot be read.
+    """
+    path = _bundle_path(path)
+    if not path.is_file():
+        raise InputError(f"There is no scene file {path}; check the path.")
+    messages = slicer.vtkMRMLMessageCollection()
+    if not scene.ReadFromMRB(str(path), clear, messages):
+        raise InputError(f"The scene {path} could not be read; it may be damaged. {_text(messages)}")
+    set_linear_interpolation(scene)
+
+
+def place_beside(scene, node, source) -> None:
+    """Put `node` into the folder, study or patient of the subject hierarchy in which `source` lies."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    source_item = hierarchy.GetItemByDataNode(source)
+    if not source_item:  # desktop Slicer gives every node an item, slicer-core none
+        return
+    parent, item = hierarchy.GetItemParent(source_item), hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.SetItemParent(item, parent)
+    else:
+        hierarchy.CreateItem(parent, node)
+
+
+def nodes_of_class(scene, class_name: str) -> list:
+    """The nodes of a class and its subclasses."""
+    nodes = scene.GetNodesByClass(class_name)
+    nodes.UnRegister(None)  # the collection is ours
+    return [nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())]
+
+
+@contextmanager
+def temporary_nodes(scene, only_on_error: bool = False):
+    """Take out of the scene, at the end (`only_on_error`: if there was one), what was added within the block.
+
+    Display and storage nodes too: they do not go with the node that they belong to, and hold its voxels.
+    """
+    before = {node.GetID() for node in nodes_of_class(scene, "vtkMRMLNode")}
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if failed or not only_on_error:
+            for node in nodes_of_class(scene, "vtkMRMLNode"):
+                if node.GetID() not in before:
+                    scene.RemoveNode(node)
+
+
+def _bundle_path(path) -> Path:
+    path = Path(path).absolute()
+    if path.suffix.lower() != ".mrb":
+        raise InputError(f"A scene is saved as one .mrb file, not {path.name!r}; give that ending.")
+    return path
+
+
+def _text(messages) -> str:
+    return messages.GetAllMessagesAsString() or ""

@@ -1,0 +1,162 @@
+"""Displacement fields and linear transforms, to and from transform nodes.
+
+Direction, everywhere: a transform of ours maps fixed points to moving points, ITK's resampling direction. On a node
+that is TransformFromParent, and the node is the one under which MOVING data is placed: Slicer resamples a volume with
+from-parent as it is, and moves points (markups, models) with its inverse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from ..core.errors import InputError
+from ..core.geometry import Grid, flip_affine, flip_vectors, flip_world_transform
+
+#: Marks the grid transforms whose displacement is linear between the samples: a file does not say it.
+LINEAR_ATTRIBUTE = "IconRegistration.linearInterpolation"
+
+
+def array_from_matrix(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
+    """4x4 float64."""
+    return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
+
+
+def matrix_from_array(array: np.ndarray) -> vtk.vtkMatrix4x4:
+    """A new vtkMatrix4x4 of a 4x4 array."""
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy([float(x) for x in np.asarray(array).ravel()])
+    return matrix
+
+
+def _linear_to_world(transform) -> np.ndarray:
+    """4x4, LPS mm -> LPS mm, of a transform node and its parents; raises InputError that names a non-linear one."""
+    matrix = vtk.vtkMatrix4x4()
+    if not transform.IsTransformToWorldLinear() or not transform.GetMatrixTransformToWorld(matrix):
+        culprit = transform
+        while culprit.IsLinear() and culprit.GetParentTransformNode():
+            culprit = culprit.GetParentTransformNode()
+        raise InputError(
+            f"The transform {culprit.GetName()!r} is not linear and cannot be part of a 4x4 matrix; "
+            "harden it first or remove it."
+        )
+    return flip_world_transform(array_from_matrix(matrix))
+
+
+def world_matrix(node) -> np.ndarray:
+    """4x4, LPS mm -> LPS mm: from a transformable node's own coordinates through its linear parents to the world.
+
+    Raises InputError if a parent is not linear.
+    """
+    parent = node.GetParentTransformNode()
+    if parent is None:
+        return np.eye(4)
+    try:
+        return _linear_to_world(parent)
+    except InputError as error:
+        raise InputError(f"{node.GetName()} lies under a transform. {error}") from None
+
+
+def linear_from_node(node) -> np.ndarray:
+    """4x4, fixed mm -> moving mm in LPS, of the transform node under which the MOVING image lies on the fixed one.
+
+    The node (with its parents) maps moving points to the world, where the fixed image is; this is its inverse.
+    Raises InputError if it is not linear.
+    """
+    return np.linalg.inv(_linear_to_world(node))
+
+
+def node_from_field(scene, field, name: str, node=None):
+    """A vtkMRMLGridTransformNode whose TransformFromParent is `field` (fixed -> moving), exactly: same samples, linear.
+
+    `node` is updated in place if given, and taken out of its parent transform: the field is in world coordinates.
+    Any grid will do, oblique, left-handed, sheared.
+    """
+    affine = flip_affine(field.grid.affine)
+    spacing = field.grid.spacing
+    direction = np.eye(4)
+    direction[:3, :3] = affine[:3, :3] / spacing
+
+    image = vtk.vtkImageData()
+    image.SetDimensions(field.grid.size)
+    image.SetSpacing(spacing)
+    image.SetOrigin(affine[:3, 3])
+    vectors = flip_vectors(field.displacement.astype(np.float32, copy=False))
+    scalars = numpy_to_vtk(vectors.reshape(-1, 3), deep=True)
+    scalars.SetName("displacement")
+    image.GetPointData().SetScalars(scalars)
+
+    transform = slicer.vtkOrientedGridTransform()
+    transform.SetGridDirectionMatrix(matrix_from_array(direction))
+    transform.SetDisplacementGridData(image)
+    transform.SetInterpolationModeToLinear()
+
+    node = node or scene.AddNewNodeByClass("vtkMRMLGridTransformNode", name)
+    node.SetAndObserveTransformNodeID(None)
+    node.SetAndObserveTransformFromParent(transform)
+    node.SetAttribute(LINEAR_ATTRIBUTE, "1")
+    return node
+
+
+def _stored_grid_transform(node):
+    """The vtkOrientedGridTransform that a node holds in from-parent direction, or None."""
+    transform = node.GetTransformFromParent()
+    grid_transform = slicer.vtkOrientedGridTransform.SafeDownCast(transform)
+    if grid_transform is None or grid_transform.GetInverseFlag() or node.GetParentTransformNode():
+        return None
+    return grid_transform if grid_transform.GetDisplacementGrid() else None
+
+
+def field_from_node(node, grid: Grid | None = None):
+    """The DisplacementField (fixed -> moving, LPS) of a transform node.
+
+    Without `grid`: the samples that a grid transform holds in from-parent direction, exactly; raises InputError if the
+    node is anything else. With `grid`: any transform, from the world to the node's own space, sampled on `grid`; an
+    inverse is then VTK's numerical one.
+    """
+    from ..core.field import DisplacementField
+
+    if grid is None:
+        stored = _stored_grid_transform(node)
+        if stored is None:
+            raise InputError(
+                f"{node.GetName()!r} does not hold one displacement field from its parent; give a grid to sample it on."
+            )
+        image = stored.GetDisplacementGrid()
+        affine = np.eye(4)
+        affine[:3, :3] = array_from_matrix(stored.GetGridDirectionMatrix())[:3, :3] * np.array(image.GetSpacing())
+        affine[:3, 3] = image.GetOrigin()
+        grid = Grid(image.GetDimensions()[::-1], flip_affine(affine))
+        vectors = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(*grid.shape, 3)
+        vectors = vectors * stored.GetDisplacementScale() + stored.GetDisplacementShift()
+        return DisplacementField(flip_vectors(vectors).astype(np.float32), grid)
+
+    points = grid.to_world(np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")[::-1], axis=-1))
+    displacement = transform_points(node, points.reshape(-1, 3)).reshape(points.shape) - points
+    return DisplacementField(displacement.astype(np.float32), grid)
+
+
+def transform_points(node, points: np.ndarray, to_world: bool = False) -> np.ndarray:
+    """Points (n, 3) in mm, LPS through a transform node and its parents.
+
+    From the world (fixed -> moving; how volumes are resampled), or `to_world` (how points under the node move).
+    """
+    transform = vtk.vtkGeneralTransform()
+    (node.GetTransformToWorld if to_world else node.GetTransformFromWorld)(transform)
+    given, moved = vtk.vtkPoints(), vtk.vtkPoints()
+    given.SetData(numpy_to_vtk(flip_vectors(np.asarray(points, dtype=np.float64)), deep=True))
+    moved.SetDataTypeToDouble()
+    transform.TransformPoints(given, moved)
+    return flip_vectors(vtk_to_numpy(moved.GetData()))
+
+
+def set_linear_interpolation(scene) -> None:
+    """Our grid transforms back to linear interpolation: Slicer reads every grid transform file as a cubic one."""
+    nodes = scene.GetNodesByClass("vtkMRMLGridTransformNode")
+    nodes.UnRegister(None)
+    for node in (nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())):
+        stored = _stored_grid_transform(node)
+        if stored is not None and node.GetAttribute(LINEAR_ATTRIBUTE):
+            stored.SetInterpolationModeToLinear()
