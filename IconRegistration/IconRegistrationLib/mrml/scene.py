@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def save_scene(scene, path) -> Path:
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist; create it first.")
     messages = slicer.vtkMRMLMessageCollection()
-    if not scene.WriteToMRB(str(path), None, messages) or not path.is_file():
+    with _kept_working_directory():
+        written = scene.WriteToMRB(str(path), None, messages)
+    if not written or not path.is_file():
         raise OSError(f"The scene could not be written to {path}. {_text(messages)}")
     return path
 
@@ -32,7 +35,9 @@ def load_scene(scene, path, clear: bool = False) -> None:
     if not path.is_file():
         raise InputError(f"There is no scene file {path}; check the path.")
     messages = slicer.vtkMRMLMessageCollection()
-    if not scene.ReadFromMRB(str(path), clear, messages):
+    with _kept_working_directory():
+        read = scene.ReadFromMRB(str(path), clear, messages)
+    if not read:
         raise InputError(f"The scene {path} could not be read; it may be damaged. {_text(messages)}")
     set_linear_interpolation(scene)
 
@@ -73,6 +78,16 @@ def temporary_nodes(scene, only_on_error: bool = False):
             for node in nodes_of_class(scene, "vtkMRMLNode"):
                 if node.GetID() not in before:
                     scene.RemoveNode(node)
+
+
+@contextmanager
+def _kept_working_directory():
+    """MRML packs and unpacks bundles in a temporary working directory, deletes it and leaves the process there."""
+    folder = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(folder)
 
 
 def _bundle_path(path) -> Path:

@@ -72,7 +72,7 @@ def node_from_field(scene, field, name: str, node=None):
     """A vtkMRMLGridTransformNode whose TransformFromParent is `field` (fixed -> moving), exactly: same samples, linear.
 
     `node` is updated in place if given, and taken out of its parent transform: the field is in world coordinates.
-    Any grid will do, oblique, left-handed, sheared.
+    Any grid will do, oblique, left-handed, sheared. The node is saved as .nii.gz, where a grid allows it.
     """
     affine = flip_affine(field.grid.affine)
     spacing = field.grid.spacing
@@ -97,6 +97,9 @@ def node_from_field(scene, field, name: str, node=None):
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(transform)
     node.SetAttribute(LINEAR_ATTRIBUTE, "1")
+    # .h5, Slicer's default, holds uncompressed doubles; NIfTI compresses, but has no sheared axes
+    node.AddDefaultStorageNode()
+    node.GetStorageNode().SetDefaultWriteFileExtension("nii.gz" if field.grid.is_orthogonal else "h5")
     return node
 
 
