@@ -19,12 +19,12 @@ from .sampling import sample, smooth_for
 
 KINDS = ("none", "centre", "mass", "rigid", "similarity", "affine")
 #: Samples of the fixed image at the coarse and the fine level: what a rigid alignment of a head needs in seconds.
-COARSE_VOXELS = 40_000
-FINE_VOXELS = 250_000
+COARSE_VOXELS = 20_000
+FINE_VOXELS = 120_000
 #: Least share of the smaller image that must overlap for a starting point to be considered.
 LEAST_OVERLAP = 0.2
 BINS = 32
-ITERATIONS = 100
+ITERATIONS = 20
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,17 @@ class Alignment:
         return f"{self.kind} from {self.start}: normalised mutual information {self.before:.4f} -> {self.after:.4f}"
 
 
-def normalised_mutual_information(first: np.ndarray, second: np.ndarray, bins: int = BINS) -> float:
-    """(H(A) + H(B)) / H(A, B) in [1, 2], from a joint histogram (Studholme et al., Pattern Recognition 1999).
+def joint_histogram(first: np.ndarray, second: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """[bins, bins] counts of value pairs; first, second: values in [0, 1] at the same places."""
+    a, b = (np.clip(values * bins, 0, bins - 1).astype(np.int64).ravel() for values in (first, second))
+    return np.bincount(a * bins + b, minlength=bins * bins).reshape(bins, bins)
 
-    first, second: values in [0, 1] at the same places.
-    """
-    joint = np.bincount(_bin(first, bins) * bins + _bin(second, bins), minlength=bins * bins).astype(np.float64)
-    joint = joint.reshape(bins, bins) / joint.sum()
+
+def normalised_mutual_information(joint: np.ndarray) -> float:
+    """(H(A) + H(B)) / H(A, B) in [1, 2], from a joint histogram (Studholme et al., Pattern Recognition 1999)."""
+    joint = joint / joint.sum()
     whole = _entropy(joint)
     return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / whole if whole > 0 else 1.0
-
-
-def _bin(values: np.ndarray, bins: int) -> np.ndarray:
-    return np.clip(values * bins, 0, bins - 1).astype(np.int64).ravel()
 
 
 def _entropy(p: np.ndarray) -> float:
@@ -112,26 +110,32 @@ def align(
         start = kind if kind in starts else next(iter(starts))
         return Alignment(starts[start], kind, start, _score(*coarse, header), _score(*coarse, starts[start]))
 
-    scores = {name: _score(*coarse, start) for name, start in starts.items()}
-    starts = {name: start for name, start in starts.items() if np.isfinite(scores[name])}
+    distinct: dict[str, np.ndarray] = {}  # where the images overlap, and farther than 1 mm from each other
+    for name, start in starts.items():
+        apart = all(np.abs(start - other).max() > 1 for other in distinct.values())
+        if apart and np.isfinite(_score(*coarse, start)):
+            distinct[name] = start
+    starts = distinct
     if not starts:
         raise InputError(
             f"{fixed.name} and {moving.name} do not overlap even with their centres on each other; "
             "check that they show the same region, or give an initial transform."
         )
-    fine = _levels(fixed, moving, fixed_mask, moving_mask, FINE_VOXELS)
     steps = _Steps(len(starts) + (2 if kind == "rigid" else 3), progress)
     rigid = {name: _optimise("rigid", *coarse, matrix, steps.next()) for name, matrix in starts.items()}
     start = max(rigid, key=lambda name: _score(*coarse, rigid[name]))
-    turned = _best_turn(*coarse, rigid[start])
-    step = steps.next()
+    turned, step = _best_turn(*coarse, rigid[start]), steps.next()
     matrix = rigid[start] if turned is None else _optimise("rigid", *coarse, turned, step)
-    matrix = _optimise("rigid", *fine, matrix, steps.next())
-    candidates = {f"{name}, kept": place for name, place in starts.items()} | {f"{start}, rigid kept": matrix}
+    fine = _levels(fixed, moving, fixed_mask, moving_mask, FINE_VOXELS)
+    candidates = {f"{name}, kept": place for name, place in starts.items()}
     if kind == "rigid":
-        candidates[start] = candidates.pop(f"{start}, rigid kept")
-    elif _is_plausible(stretched := _optimise(kind, *fine, matrix, steps.next()) @ np.linalg.inv(matrix)):
-        candidates[start] = stretched @ matrix
+        candidates[start] = _optimise(kind, *fine, matrix, steps.next())
+    else:
+        candidates[f"{start}, rigid kept"] = matrix
+        stretched = _optimise(kind, *coarse, matrix, steps.next())
+        stretched = _optimise(kind, *fine, stretched, steps.next())
+        if _is_plausible(stretched @ np.linalg.inv(matrix)):
+            candidates[start] = stretched
     final = {name: _score(*fine, place) for name, place in candidates.items()}
     start = max(final, key=final.get)
     return Alignment(candidates[start], kind, start, _score(*fine, header), final[start])
@@ -168,14 +172,14 @@ def _levels(fixed, moving, fixed_mask, moving_mask, voxels: int) -> tuple[_Level
 
 def _level(image: Image, mask: Image | None, spacing: float) -> _Level:
     grid = _isotropic(image.grid, spacing)
-    low, high = _range(image.array)
+    low, high = robust_range(image.array)
     array = np.clip(np.nan_to_num(image.array, nan=low).astype(np.float32), low, high)
     array = sample(smooth_for(array, image.grid, grid), image.grid, grid, outside=low)
     inside = None if mask is None else sample((mask.array != 0).astype(np.uint8), mask.grid, grid, order=0) > 0
     return _Level((array - np.float32(low)) / np.float32(max(high - low, 1e-6)), grid, inside)
 
 
-def _range(array: np.ndarray) -> tuple[float, float]:
+def robust_range(array: np.ndarray) -> tuple[float, float]:
     """Where the histogram lies without its tails: metal and noise spikes would eat most of the bins."""
     values = array.ravel()[:: max(1, array.size // 1_000_000)]
     values = values[np.isfinite(values)]
@@ -241,7 +245,7 @@ def _score(fixed: _Level, moving: _Level, matrix: np.ndarray) -> float:
         both &= fixed.mask
     if moving.mask is not None:
         both &= sample(moving.mask.astype(np.uint8), moving.grid, fixed.grid, transform=matrix, order=0) > 0
-    return normalised_mutual_information(fixed.array[both], values[both]) if both.any() else -np.inf
+    return normalised_mutual_information(joint_histogram(fixed.array[both], values[both])) if both.any() else -np.inf
 
 
 def _best_turn(fixed: _Level, moving: _Level, matrix: np.ndarray) -> np.ndarray | None:
@@ -313,18 +317,24 @@ def _optimise(
         metric.SetFixedImageMask(masks[0])
     if masks[1] is not None:
         metric.SetMovingImageMask(masks[1])
+    metric.SetMaximumNumberOfWorkUnits(1)  # several would add in the order in which they end: not the same result twice
     metric.Initialize()
 
     scales = itk.RegistrationParameterScalesFromPhysicalShift[type(metric)].New()
     scales.SetMetric(metric)
-    spacing = float(fixed.grid.spacing.mean())
-    optimizer = itk.RegularStepGradientDescentOptimizerv4[itk.D].New()
+    # A line search: steps of set lengths zigzag along the valley between turning and shifting and end before its floor.
+    optimizer = itk.ConjugateGradientLineSearchOptimizerv4Template[itk.D].New()
     optimizer.SetMetric(metric)
     optimizer.SetScalesEstimator(scales)
-    optimizer.SetDoEstimateLearningRateOnce(True)
-    optimizer.SetMaximumStepSizeInPhysicalUnits(spacing)
-    optimizer.SetMinimumStepLength(1e-3)
-    optimizer.SetRelaxationFactor(0.6)
+    optimizer.SetDoEstimateLearningRateOnce(False)
+    optimizer.SetDoEstimateLearningRateAtEachIteration(True)
+    optimizer.SetMaximumStepSizeInPhysicalUnits(float(fixed.grid.spacing.mean()))
+    optimizer.SetLowerLimit(0)
+    optimizer.SetUpperLimit(2)
+    optimizer.SetEpsilon(0.3)
+    optimizer.SetMaximumLineSearchIterations(6)
+    optimizer.SetConvergenceWindowSize(5)
+    optimizer.SetMinimumConvergenceValue(1e-6)
     optimizer.SetNumberOfIterations(ITERATIONS)
 
     raised: list[BaseException] = []

@@ -91,10 +91,10 @@ def write_image(image: Image, path) -> None:
     """Compressed .nrrd, .nii.gz or .mha. bool, int8, float16 and 64-bit integers become types that viewers read."""
     import itk
 
-    path = _target(path, IMAGE_SUFFIXES, image.grid, image.name)
+    path = writable(path, IMAGE_SUFFIXES, image.grid, image.name)
     picture = itk.image_view_from_array(_storable(image.array))
     _set_grid(picture, image.grid)
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         itk.imwrite(picture, str(partial), compression=True)
 
 
@@ -445,7 +445,7 @@ def _write_seg_nrrd(segmentation: Segmentation, path) -> None:
 
     Written here because ITK writes several layers as a vector image, which Slicer does not take for layers.
     """
-    path = _target(path, (".seg.nrrd",), segmentation.grid, segmentation.name)
+    path = writable(path, (".seg.nrrd",), segmentation.grid, segmentation.name)
     layers = segmentation.layers or (np.zeros(segmentation.grid.shape, np.uint8),)
     highest = max(int(layer.max(initial=0)) for layer in layers)
     dtype = np.dtype(np.uint8 if highest < 2**8 else "<i2" if highest < 2**15 else "<i4")
@@ -484,7 +484,7 @@ def _write_seg_nrrd(segmentation: Segmentation, path) -> None:
         "Segmentation_ReferenceImageExtentOffset:=0 0 0",
     ]
     voxels = np.stack(layers, axis=-1) if several else layers[0]  # the list axis is the fastest
-    with _replacing(path) as partial, open(partial, "wb") as file:
+    with replacing(path) as partial, open(partial, "wb") as file:
         file.write("\n".join(lines).encode() + b"\n\n")
         with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=4, mtime=0) as compressed:
             compressed.write(np.ascontiguousarray(voxels, dtype=dtype))
@@ -542,7 +542,7 @@ def read_landmarks(path) -> Landmarks:
 
 def write_landmarks(landmarks: Landmarks, path) -> None:
     """Slicer's .mrk.json, a point list in LPS."""
-    path = _target(path, (".mrk.json",))
+    path = writable(path, (".mrk.json",))
     points = [
         {"id": str(n + 1), "label": label, "position": [float(c) for c in point], "positionStatus": "defined"}
         for n, (label, point) in enumerate(zip(landmarks.labels, landmarks.points, strict=True))
@@ -550,7 +550,7 @@ def write_landmarks(landmarks: Landmarks, path) -> None:
     schema = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}
     document = {"@schema": schema + "markups-schema-v1.0.3.json#", "markups": [markup]}
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
@@ -620,8 +620,8 @@ def write_field(field: DisplacementField, path) -> None:
     """
     import itk
 
-    path = _target(path, IMAGE_SUFFIXES + TRANSFORM_SUFFIXES, field.grid, "The field")
-    with _replacing(path) as partial:
+    path = writable(path, IMAGE_SUFFIXES + TRANSFORM_SUFFIXES, field.grid, "The field")
+    with replacing(path) as partial:
         if path.name.endswith(TRANSFORM_SUFFIXES):
             itk.transformwrite([field.to_itk()], str(partial))
         else:
@@ -690,7 +690,7 @@ def _with_constructible_names(path: Path) -> Iterator[Path]:
 # ------------------------------------------------------------------------------------------------------------ paths
 
 
-def _target(path, suffixes: tuple[str, ...], grid: Grid | None = None, name: str = "") -> Path:
+def writable(path, suffixes: tuple[str, ...], grid: Grid | None = None, name: str = "") -> Path:
     """A path that can be written: known type, existing folder, and a grid that files can hold."""
     path = Path(path).expanduser()
     if not path.name.lower().endswith(suffixes):
@@ -703,7 +703,7 @@ def _target(path, suffixes: tuple[str, ...], grid: Grid | None = None, name: str
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A name in the same folder to write to; it becomes `path` when all went well and vanishes when not."""
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
     try:
