@@ -150,7 +150,12 @@ def test_temporary_nodes_take_their_display_nodes_along(scene):
     assert scene.GetNumberOfNodes() == before
     with temporary_nodes(scene, only_on_error=True):
         kept = transforms.node_from_field(scene, a_field(), "kept")
-    with pytest.raises(RuntimeError, match="halfway"), temporary_nodes(scene, only_on_error=True):
-        transforms.node_from_field(scene, a_field(), "lost")
-        raise RuntimeError("halfway")
+
+    def fail_halfway():
+        with temporary_nodes(scene, only_on_error=True):
+            transforms.node_from_field(scene, a_field(), "lost")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_halfway()
     assert nodes_of_class(scene, "vtkMRMLGridTransformNode") == [kept]

@@ -215,7 +215,6 @@ def compute(inputs: Inputs, settings=None, *, guide=False, moving_resolution=Fal
         fixed_landmarks=inputs.fixed_landmarks,
         moving_landmarks=inputs.moving_landmarks,
         initial=inputs.initial,
-        outside=registration.outside,
         provenance=registration.provenance,
     )
     progress("done", 1.0)

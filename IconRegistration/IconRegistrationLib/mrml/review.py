@@ -127,8 +127,17 @@ def grid_spacing(field_of_view: float) -> float:
 
 
 def show_grid(display, field_of_view: float) -> None:
-    """Make a transform display node draw a deformation grid suited to a field of view in mm, in slices and in 3D."""
+    """Make a transform display node draw a deformation grid suited to a field of view in mm, in slices and in 3D.
+
+    Its colour is the displacement's length: light blue for none (Slicer's own dark grey is lost on a dark image),
+    yellow for half a cell, red from a cell on.
+    """
     spacing = grid_spacing(field_of_view)
+    colors = vtk.vtkColorTransferFunction()
+    colors.AddRGBPoint(0, 0.4, 0.8, 1)
+    colors.AddRGBPoint(spacing / 2, 1, 0.9, 0.2)
+    colors.AddRGBPoint(spacing, 1, 0.2, 0.1)
+    display.SetColorMap(colors)
     display.SetVisualizationMode(display.VIS_MODE_GRID)
     display.SetGridSpacingMm(spacing)
     display.SetGridResolutionMm(spacing / 5)
