@@ -5,6 +5,8 @@ import pytest
 import torch
 from IconRegistrationLib.core.errors import Cancelled, DeviceMemoryError, InputError
 from IconRegistrationLib.core.network import (
+    DOWN_CHANNELS,
+    UP_CHANNELS,
     GradICON,
     choose_device,
     choose_precision,
@@ -14,18 +16,26 @@ from IconRegistrationLib.core.network import (
     sample_at,
 )
 
+#: A cascade of the same kind with fewer levels and channels, for what need not be run at full size.
+COMPACT = {"down": (2, 6, 10, 14), "up": (6, 8, 12)}
 
-def published_network(shape, seed=0, voxels=3.0):
+
+def published_network(shape, seed=0, voxels=3.0, down=DOWN_CHANNELS, up=UP_CHANNELS):
     """unigradicon's own network with random weights and batch-norm statistics.
 
     Each U-Net's last layer is scaled so that its displacements have a standard deviation of `voxels` (of its own
-    lattice; None leaves them zero) on a random pair: displacements of the size of real ones, on which a wrong composition shows.
+    lattice; None leaves them zero) on a random pair: of the size of real ones, on which a wrong composition shows.
     """
     unigradicon = pytest.importorskip("unigradicon")
-    from icon_registration import losses
+    from icon_registration import losses, networks
+
+    def a_unet(dimension):
+        return networks.UNet2(len(up), [list(down), list(up)], dimension)
 
     torch.manual_seed(seed)
-    network = unigradicon.make_network([1, 1, *shape], include_last_step=True, loss_fn=losses.LNCC(sigma=5)).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "tallUNet2", a_unet)
+        network = unigradicon.make_network([1, 1, *shape], include_last_step=True, loss_fn=losses.LNCC(sigma=5)).eval()
     for module in network.regis_net.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.3)
@@ -68,8 +78,8 @@ def published_maps(network, moving, fixed):
         )
 
 
-def ours_with_weights_of(network, shape):
-    ours = GradICON(shape).eval()
+def ours_with_weights_of(network, shape, **channels):
+    ours = GradICON(shape, **channels).eval()
     ours.load_state_dict(network.regis_net.state_dict())
     return ours
 
@@ -79,12 +89,21 @@ def voxels_apart(phi, reference):
     return ((phi - reference).abs() * scale).max().item()
 
 
-@pytest.mark.parametrize("shape", [(80, 96, 72), (65, 71, 82)])
-def test_maps_are_those_of_the_library(shape):
-    theirs = published_network(shape)
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        ((80, 96, 72), {}),
+        ((65, 71, 82), {}),
+        ((45, 50, 41), COMPACT),
+        ((18, 17, 33), COMPACT),
+        ((9, 11, 10), {"down": (2, 4, 8), "up": (4, 8)}),
+    ],
+)
+def test_maps_are_those_of_the_library(shape, channels):
+    theirs = published_network(shape, **channels)
     moving, fixed = smooth_pair(shape)
     expected = published_maps(theirs, moving, fixed)
-    ours = ours_with_weights_of(theirs, shape).maps(moving, fixed)
+    ours = ours_with_weights_of(theirs, shape, **channels).maps(moving, fixed)
     displacement = voxels_apart(expected[0], identity_points(shape))
     assert displacement > 3, "the case must be one where a wrong composition shows"
     for phi, reference in zip(ours, expected, strict=True):
@@ -92,14 +111,14 @@ def test_maps_are_those_of_the_library(shape):
 
 
 def test_forward_is_the_same_and_differentiable():
-    shape = (65, 68, 66)
-    theirs = published_network(shape)
+    shape = (25, 30, 27)
+    theirs = published_network(shape, **COMPACT)
     moving, fixed = smooth_pair(shape)
     theirs.identity_map.isIdentity = True
     expected = theirs.regis_net(moving, fixed)(theirs.identity_map)
     expected.square().sum().backward()
     for save_memory in (False, True):
-        ours = ours_with_weights_of(theirs, shape)
+        ours = ours_with_weights_of(theirs, shape, **COMPACT)
         phi = compose(ours(moving, fixed, save_memory))
         assert voxels_apart(phi.detach(), expected.detach()) < 1e-3
         phi.square().sum().backward()
@@ -111,8 +130,8 @@ def test_forward_is_the_same_and_differentiable():
 
 
 def test_one_direction_alone():
-    shape = (65, 66, 67)
-    network = ours_with_weights_of(published_network(shape), shape)
+    shape = (21, 26, 19)
+    network = ours_with_weights_of(published_network(shape, **COMPACT), shape, **COMPACT)
     moving, fixed = smooth_pair(shape)
     phi, other = network.maps(moving, fixed, both=False)
     assert other is None

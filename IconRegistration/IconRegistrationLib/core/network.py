@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -80,9 +81,7 @@ class UNet(nn.Module):
     def __init__(self, down: Sequence[int] = DOWN_CHANNELS, up: Sequence[int] = UP_CHANNELS):
         super().__init__()
         into = [d + u for d, u in zip(down[1:], (*up[1:], 0), strict=True)]
-        self.downConvs = nn.ModuleList(
-            nn.Conv3d(a, b, 3, stride=2, padding=1) for a, b in zip(down[:-1], down[1:], strict=True)
-        )
+        self.downConvs = nn.ModuleList(nn.Conv3d(a, b, 3, stride=2, padding=1) for a, b in pairwise(down))
         self.upConvs = nn.ModuleList(
             nn.ConvTranspose3d(a, b, 4, stride=2, padding=1) for a, b in zip(into, up, strict=True)
         )
@@ -349,8 +348,8 @@ def choose_device(name: str = "auto") -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise InputError(
-                f"Device {name!r} was asked for but this PyTorch ({torch.__version__}) sees no CUDA GPU; choose auto or "
-                "cpu, or install a CUDA build of PyTorch and the NVIDIA driver."
+                f"Device {name!r} was asked for but this PyTorch ({torch.__version__}) sees no CUDA GPU; choose auto "
+                "or cpu, or install a CUDA build of PyTorch and the NVIDIA driver."
             )
         if device.index is not None and device.index >= count:
             raise InputError(f"Device {name!r} does not exist; this machine has cuda:0 to cuda:{count - 1}.")
