@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from IconRegistrationLib.core.errors import Cancelled, InputError
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_affine
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
@@ -161,9 +161,8 @@ def test_a_moving_volume_under_its_parent_and_the_forward_node_lies_on_the_fixed
     parent = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "scanner")
     away = np.eye(4)
     away[:3, 3] = (100, 50, -30)
-    moving.SetIJKToRASMatrix(
-        transforms.matrix_from_array(np.linalg.inv(away) @ np.diag([-1, -1, 1, 1]) @ before.affine)
-    )
+    local = np.linalg.inv(away) @ flip_affine(before.affine)
+    moving.SetIJKToRASMatrix(transforms.matrix_from_array(local))
     parent.SetMatrixTransformToParent(transforms.matrix_from_array(away))
     moving.SetAndObserveTransformNodeID(parent.GetID())
     assert volumes.image_from_node(moving).grid.is_close(before, 1e-6)

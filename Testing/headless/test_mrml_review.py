@@ -78,7 +78,7 @@ def red(picture):
 
 
 def test_directions_are_slicers(scene, tmp_path):
-    """A ball at the patient's left, back and head (LPS +): left is right in the picture, the back below, the head up."""
+    """A ball at the patient's left, back and head: left is right in the picture, the back below, the head up."""
     volume = a_volume(scene, ball((25, 20, 15), 10))
     path = review.render_slices(scene, volume, tmp_path / "views.png", centre=(25, 20, 15), size=SIZE)
     for view, picture in views(path).items():
