@@ -154,12 +154,27 @@ def test_the_maps_can_be_optimised_afterwards():
         assert tensor.grad is not None
 
 
+def test_mixed_precision_stays_near(monkeypatch):
+    """bfloat16 as on CUDA, here by the CPU's own autocast: a few hundredths of a voxel, not another result."""
+    shape = (33, 36, 40)
+    network = ours_with_weights_of(published_network(shape, **COMPACT), shape, **COMPACT)
+    moving, fixed = smooth_pair(shape)
+    exact, _ = network.maps(moving, fixed)
+    monkeypatch.setattr("IconRegistrationLib.core.network.choose_precision", lambda name, device: name)
+    mixed, _ = network.maps(moving, fixed, precision="mixed")
+    assert mixed.dtype == torch.float32
+    scale = torch.tensor(shape).view(1, 3, 1, 1, 1) - 1
+    apart = ((mixed - exact) * scale).norm(dim=1)
+    assert 0 < apart.mean() < 0.1
+
+
 def test_progress_and_cancelling():
     shape = (16, 16, 16)
     network = GradICON(shape, down=(2, 4, 8), up=(4, 8)).eval()
     seen = []
     network.maps(*smooth_pair(shape), progress=seen.append)
     assert seen == sorted(seen)
+    assert len(seen) == 8
     assert 0 < seen[0] < seen[-1] <= 1
 
     def cancel(fraction):
