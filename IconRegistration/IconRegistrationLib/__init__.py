@@ -9,3 +9,5 @@ Who may import whom (``Testing/headless/test_import_rules.py`` reads every impor
 
 torch, itk and matplotlib are imported inside the functions that need them in whatever Slicer loads at start.
 """
+
+__version__ = "0.1.0"

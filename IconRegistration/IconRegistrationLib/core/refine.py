@@ -68,22 +68,21 @@ class Pair:
 
 def refine(
     pair: Pair,
-    phi_AB: torch.Tensor | None = None,
-    phi_BA: torch.Tensor | None = None,
+    phi_AB: torch.Tensor,
+    phi_BA: torch.Tensor,
     options: FieldRefinement | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Refined maps phi_AB, phi_BA, each [1, 3, D, H, W] in [0, 1]^3 (docs/phi.md), detached.
 
-    phi_AB, phi_BA: where to start, for instance a network's maps; None starts at `pair.linear`.
+    phi_AB, phi_BA: where to start: a network's maps, or `linear_maps(pair)`.
     progress: called with the share of the work done after every step; what it raises ends the refinement.
     """
     options = options or FieldRefinement()
     space = _Space(pair)
     shape = pair.fixed_lattice.shape
-    start = torch.zeros(2, 3, *shape, device=pair.fixed.device)
-    if phi_AB is not None:
-        start = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(start) - space.linear_places(shape)
+    start = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(pair.fixed.device)
+    start = start - space.linear_places(shape)
 
     levels = [level_shape(pair, distance) for distance in options.levels]
     work = [math.prod(level) for level in levels]
@@ -99,6 +98,25 @@ def refine(
     places = space.linear_places(shape) + start + _smoothly_resized(residual, shape)
     phi = _phi_from_faces(places)
     return phi[:1], phi[1:]
+
+
+def linear_maps(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    """phi_AB, phi_BA of the linear alignment alone."""
+    phi = _phi_from_faces(_Space(pair).linear_places(pair.fixed_lattice.shape))
+    return phi[:1], phi[1:]
+
+
+def contrast_agreement(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> float:
+    """Whether what is brighter in one image is brighter in the other: sum c |c| / sum c^2 of the local correlation c.
+
+    In [-1, 1]: 1 where all local correlation is positive, as for two images of one contrast; well below where two
+    contrasts agree here and oppose each other there.
+    """
+    level = _Level(pair, pair.fixed_lattice.shape, FieldRefinement(similarity="lncc"))
+    places = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(pair.fixed.device)
+    correlation = level.similarity.correlation(_sample(level.sources, places), level.targets)
+    weights = level.weights_at(places)
+    return float((correlation * correlation.abs() * weights).sum() / (correlation**2 * weights).sum().clamp_min(1e-6))
 
 
 def level_shape(pair: Pair, distance: float) -> tuple[int, int, int]:
@@ -183,14 +201,18 @@ class _Level:
 
     def dissimilarity(self, places: torch.Tensor) -> torch.Tensor:
         """Sum over both directions; places [2, 3, D, H, W]. Voxels that leave the other image do not count."""
-        with torch.no_grad():
-            inside = (places.abs() <= 1).all(1, keepdim=True)
-            weights = self.weights * inside * _sample(self.source_masks, places)
+        weights = self.weights_at(places)
         local = self.similarity.compare(_sample(self.sources, places), self.targets) * weights
         loss = (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
         if self.labels is not None:
             loss = loss + self.options.label_weight * self._label_mismatch(places)
         return loss
+
+    @torch.no_grad()
+    def weights_at(self, places: torch.Tensor) -> torch.Tensor:
+        """How much each voxel counts, [2, 1, D, H, W], when its counterpart is at `places`."""
+        inside = (places.abs() <= 1).all(1, keepdim=True)
+        return self.weights * inside * _sample(self.source_masks, places)
 
     def _label_mismatch(self, places: torch.Tensor) -> torch.Tensor:
         """1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""

@@ -1,0 +1,419 @@
+"""One function, volumes in and transforms out: `register`. The panel, the console and the command all end here."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .. import __version__
+from .align import KINDS, Alignment, align
+from .catalog import load_model
+from .checks import check_pair
+from .errors import InputError
+from .field import DisplacementField, compose, flatten
+from .finetune import finetune
+from .geometry import Grid, Image, Segmentation
+from .intensity import background_value, guess_modality, normalise
+from .lattice import linear_between, network_lattices, refinement_lattices, region_box
+from .network import choose_device, memory_guard
+from .refine import FieldRefinement, Pair, contrast_agreement, linear_maps, refine
+from .sampling import coverage, sample, smooth_for
+from .similarity import SIMILARITIES, make_similarity
+
+#: Samples of the lattice on which maps are refined without a network: a minute on two CPU cores, seconds on a GPU.
+REFINEMENT_VOXELS = {"cpu": 1_500_000, "cuda": 6_000_000}
+#: `contrast_agreement` from which on two images count as one contrast. Measured: 0.97 and more for equal
+#: contrasts, 0.53 for CT-MR, 0.62 for T1-T2, 0.91 for T1-FLAIR (docs/refinement.md).
+SAME_CONTRAST = 0.94
+#: Steps of fine-tuning a network where the settings name none: those of unigradicon-register.
+NETWORK_STEPS = 50
+#: progress(stage, fraction of the whole run in [0, 1])
+Progress = Callable[[str, float], None]
+#: Expected shares of the time, for progress; the refinement's depends on its kind.
+STAGE_COSTS = {"model": 2, "alignment": 10, "preparation": 3, "network": 20, "transform": 2}
+REFINEMENT_COSTS = {"off": 0, "field": 60, "network": 600}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to register. Every field has a default that works for a first try; "auto" decides from the images."""
+
+    model: str = "none"  #: a model card's name (core/catalog.py) or the path of a weights file
+    refine: str = "auto"  #: field, network, off; auto is field without a network and off with one
+    steps: int | None = None  #: refinement steps (field: on each of three levels), None the method's default
+    similarity: str = "auto"  #: lncc, lncc2, mind; auto as `choose_similarity` finds
+    align: str = "auto"  #: none, centre, mass, rigid, similarity, affine; auto is affine without a network
+    device: str = "auto"  #: cpu, cuda, cuda:1, mps
+    precision: str = "auto"  #: float32, mixed (the network's arithmetic; maps are always float32)
+    fixed_modality: str = "auto"  #: ct, mri
+    moving_modality: str = "auto"
+    ct_window: tuple[float, float] | None = None  #: HU that become 0 and 1
+    quantile_range: tuple[float, float] | None = None  #: MR quantiles that become 0 and 1
+    label_weight: float = 1.0  #: weight of the soft Dice loss where labels guide
+    spacing: float | None = None  #: mm between samples of the refinement's lattice; None by memory and time
+    weights_dir: str | None = None  #: folder of pre-placed weights files
+
+    def __post_init__(self):
+        for name, choices in {
+            "refine": ("auto", "field", "network", "off"),
+            "similarity": ("auto", *SIMILARITIES),
+            "align": ("auto", *KINDS),
+            "precision": ("auto", "float32", "mixed"),
+            "fixed_modality": ("auto", "ct", "mri"),
+            "moving_modality": ("auto", "ct", "mri"),
+        }.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        if self.model == "none" and self.refine == "network":
+            raise InputError("refine is 'network' but model is 'none': name a model, or refine the field.")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps is {self.steps}; at least 1, or refine 'off'.")
+        if self.spacing is not None and not self.spacing > 0:
+            raise InputError(f"spacing is {self.spacing} mm; it must be positive.")
+        if self.label_weight < 0:
+            raise InputError(f"label_weight is {self.label_weight}; it must not be negative.")
+
+    @property
+    def refinement(self) -> str:
+        """`refine` with "auto" decided."""
+        if self.refine != "auto":
+            return self.refine
+        return "field" if self.model == "none" else "off"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What `register` found.
+
+    forward: fixed -> moving points, over the whole fixed image: the transform under which MOVING data is placed.
+    backward: moving -> fixed points, over the whole moving image.
+    phi_AB, phi_BA: float32 tensors [1, 3, D, H, W] on `fixed_lattice` and `moving_lattice` (docs/phi.md).
+    linear: 4x4, fixed mm -> moving mm, the linear alignment contained in all of them.
+    outside: value of the moving image where there is nothing, for warping.
+    provenance: JSON-safe record of what was done with what, how long it took and where.
+    """
+
+    forward: DisplacementField
+    backward: DisplacementField
+    phi_AB: object = field(repr=False)
+    phi_BA: object = field(repr=False)
+    fixed_lattice: Grid
+    moving_lattice: Grid
+    linear: np.ndarray
+    outside: float
+    settings: Settings
+    provenance: dict = field(repr=False)
+
+
+def register(
+    fixed: Image,
+    moving: Image,
+    settings: Settings | None = None,
+    *,
+    initial: np.ndarray | None = None,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    fixed_labels: Segmentation | None = None,
+    moving_labels: Segmentation | None = None,
+    region: Grid | None = None,
+    progress: Progress | None = None,
+) -> Registration:
+    """Finds the map from the fixed to the moving image and its counterpart.
+
+    initial: 4x4, fixed mm -> moving mm (LPS), where to start; an alignment by intensity is then made only if
+        `settings.align` asks for one.
+    fixed_mask, moving_mask: where the images count (non-zero), on grids of their own.
+    fixed_labels, moving_labels: structures that should meet, matched by name (soft Dice).
+    region: a box in the fixed world; the map is found there and continued smoothly outside.
+    progress: called as progress(stage, fraction of the whole in [0, 1]); what it raises (`Cancelled`) ends the run.
+    Raises InputError for input that cannot be registered, before any work; DeviceMemoryError.
+    """
+    settings = settings or Settings()
+    check_pair(
+        fixed,
+        moving,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        settings=settings,
+    )
+    device = choose_device(settings.device)
+    clock = _Clock(settings, progress or (lambda stage, fraction: None))
+    remedy = "choose a coarser spacing, refine 'field' instead of 'network', or device 'cpu'"
+    with memory_guard(device, remedy):
+        with clock.stage("model"):
+            network, card, checksum = None, None, None
+            if settings.model != "none":
+                network, card, checksum = load_model(settings.model, weights_dir=settings.weights_dir, device=device)
+        with clock.stage("alignment") as step:
+            sides = (
+                _Side.of(fixed, fixed_mask, settings.fixed_modality, settings),
+                _Side.of(moving, moving_mask, settings.moving_modality, settings),
+            )
+            alignment = _alignment(*sides, initial, settings, step)
+        with clock.stage("preparation"):
+            if network is None:
+                pair = _refinement_pair(*sides, alignment.matrix, region, settings, device)
+            else:
+                stretched = alignment.kind == "none" and initial is None and region is None
+                pair = _network_pair(*sides, None if stretched else alignment.matrix, region, card.input_shape, device)
+            if fixed_labels is not None and moving_labels is not None:
+                pair = _with_labels(pair, fixed_labels, moving_labels, thinned=settings.refinement == "field")
+        maps = linear_maps(pair)
+        if network is not None and settings.refinement != "network":
+            with clock.stage("network") as step:
+                maps = network.maps(pair.moving, pair.fixed, precision=settings.precision, progress=step)
+        similarity = None
+        if settings.refinement != "off":
+            with clock.stage("refinement") as step:
+                similarity = settings.similarity
+                if settings.refinement == "network":
+                    similarity = "lncc" if similarity == "auto" else similarity
+                    maps = _finetuned(network, pair, similarity, settings, step)
+                else:
+                    similarity = choose_similarity(pair, *maps) if similarity == "auto" else similarity
+                    options = FieldRefinement(similarity=similarity, label_weight=settings.label_weight)
+                    if settings.steps is not None:
+                        options = dataclasses.replace(options, steps=settings.steps)
+                    maps = refine(pair, *maps, options=options, progress=step)
+        with clock.stage("transform"):
+            phi_AB, phi_BA = (phi.float().cpu() for phi in maps)
+            lattices = pair.fixed_lattice, pair.moving_lattice
+            forward = flatten(phi_AB, *lattices, fixed.grid, pair.linear)
+            backward = flatten(phi_BA, *reversed(lattices), moving.grid, np.linalg.inv(pair.linear))
+            if moving.grid.is_orthogonal and not backward.grid.is_orthogonal:
+                backward = _straightened(backward, moving.grid.with_shape(pair.moving_lattice.shape))
+    return Registration(
+        forward=forward,
+        backward=backward,
+        phi_AB=phi_AB,
+        phi_BA=phi_BA,
+        fixed_lattice=pair.fixed_lattice,
+        moving_lattice=pair.moving_lattice,
+        linear=pair.linear,
+        outside=background_value(moving, sides[1].modality),
+        settings=settings,
+        provenance={
+            "fixed": _described(sides[0]),
+            "moving": _described(sides[1]),
+            "model": {"name": settings.model, "title": card.title if card else "no network", "sha256": checksum},
+            "refinement": settings.refinement,
+            "similarity": similarity,
+            "alignment": str(alignment),
+            "lattice": {
+                "shape": list(pair.fixed_lattice.shape),
+                "fixed_spacing_mm": pair.fixed_lattice.spacing.round(4).tolist(),
+                "moving_spacing_mm": pair.moving_lattice.spacing.round(4).tolist(),
+            },
+            "settings": dataclasses.asdict(settings),
+            "device": _device_name(device),
+            "seconds": clock.seconds,
+            "versions": _versions(),
+        },
+    )
+
+
+def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> str:
+    """ "lncc2" where the images, brought together by the maps, have one contrast; "mind" where they have two."""
+    return "lncc2" if contrast_agreement(pair, phi_AB, phi_BA) > SAME_CONTRAST else "mind"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two images, made ready: `values` [k, j, i] float32 in [0, 1]."""
+
+    image: Image
+    values: np.ndarray
+    modality: str
+    mask: Image | None
+
+    @classmethod
+    def of(cls, image: Image, mask: Image | None, modality: str, settings: Settings) -> _Side:
+        modality = guess_modality(image) if modality == "auto" else modality
+        values = normalise(image, modality, ct_window=settings.ct_window, quantile_range=settings.quantile_range)
+        return cls(image, values, modality, mask)
+
+    def on(self, lattice: Grid, device, *, antialias: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and mask on a lattice, [1, 1, D, H, W]; the mask also leaves out what was never scanned."""
+        values = smooth_for(self.values, self.image.grid, lattice) if antialias else self.values
+        return (
+            torch.from_numpy(sample(values, self.image.grid, lattice))[None, None].to(device),
+            torch.from_numpy(self.mask_on(lattice))[None, None].to(device),
+        )
+
+    def mask_on(self, lattice: Grid) -> np.ndarray:
+        seen = coverage(self.image.grid, lattice)
+        if self.mask is not None:
+            seen &= sample((self.mask.array != 0).astype(np.uint8), self.mask.grid, lattice, order=0) > 0
+        return seen.astype(np.float32)
+
+
+def _alignment(fixed: _Side, moving: _Side, initial, settings: Settings, step) -> Alignment:
+    kind = settings.align
+    if kind == "auto":
+        # a network brings images together by itself, in the frame that it was trained in: box on box
+        kind = "affine" if settings.model == "none" and initial is None else "none"
+    return align(
+        fixed.image,
+        moving.image,
+        kind,
+        initial=initial,
+        fixed_mask=fixed.mask,
+        moving_mask=moving.mask,
+        progress=step,
+    )
+
+
+def _refinement_pair(fixed: _Side, moving: _Side, linear, region, settings: Settings, device) -> Pair:
+    """On lattices as fine as the budget allows, over what the images share."""
+    lattices = refinement_lattices(
+        fixed.image.grid,
+        moving.image.grid,
+        linear,
+        spacing=settings.spacing,
+        voxels=REFINEMENT_VOXELS["cuda" if device.type == "cuda" else "cpu"],
+        region=region,
+    )
+    images, masks = zip(
+        *(side.on(lattice, device, antialias=True) for side, lattice in zip((fixed, moving), lattices, strict=True)),
+        strict=True,
+    )
+    return Pair(*images, *masks, *lattices, linear)
+
+
+def _network_pair(fixed: _Side, moving: _Side, linear, region, shape, device) -> Pair:
+    """On the network's input lattices.
+
+    Without a linear alignment both images are stretched to the input as published. With one, the moving image is seen
+    on the fixed image's lattice, moved by it: the network's identity is then the alignment.
+    A mask blanks the network's input outside of it, as published.
+    """
+    if linear is None:
+        lattices = network_lattices(fixed.image.grid, moving.image.grid, shape)
+        linear = linear_between(*lattices)
+        values = [
+            F.interpolate(torch.from_numpy(side.values)[None, None].to(device), size=tuple(shape), mode="trilinear")
+            for side in (fixed, moving)
+        ]
+    else:
+        box = fixed.image.grid if region is None else region_box(fixed.image.grid, region)
+        lattices = box.with_shape(shape), box.with_shape(shape).moved(linear)
+        values = [
+            side.on(lattice, device, antialias=False)[0]
+            for side, lattice in zip((fixed, moving), lattices, strict=True)
+        ]
+    masks = [
+        torch.from_numpy(side.mask_on(lattice))[None, None].to(device)
+        for side, lattice in zip((fixed, moving), lattices, strict=True)
+    ]
+    for side, value, mask in zip((fixed, moving), values, masks, strict=True):
+        if side.mask is not None:
+            value *= mask
+    return Pair(*values, *masks, *lattices, linear)
+
+
+def _with_labels(pair: Pair, fixed: Segmentation, moving: Segmentation, thinned: bool) -> Pair:
+    """The pair with the structures that both segmentations name, as shares of voxels; `thinned` to every other one."""
+    names = sorted(set(fixed.by_name()) & set(moving.by_name()))
+    shape = [max(2, n // 2) if thinned else n for n in pair.fixed_lattice.shape]
+
+    def shares(segmentation: Segmentation, lattice: Grid) -> torch.Tensor:
+        layers = [sample(layer, segmentation.grid, lattice, order=0) for layer in segmentation.layers]
+        result = torch.empty(1, len(names), *shape, device=pair.fixed.device)
+        for channel, segment in enumerate(segmentation.by_name()[name] for name in names):
+            inside = torch.from_numpy((layers[segment.layer] == segment.value).astype(np.float32))
+            result[0, channel] = F.interpolate(inside[None, None], size=shape, mode="area")[0, 0]
+        return result
+
+    return dataclasses.replace(
+        pair,
+        fixed_labels=shares(fixed, pair.fixed_lattice),
+        moving_labels=shares(moving, pair.moving_lattice),
+    )
+
+
+def _finetuned(network, pair: Pair, similarity: str, settings: Settings, step):
+    """phi_AB, phi_BA of a copy of the network, fine-tuned on this pair."""
+    masked = bool((pair.fixed_mask < 1).any() or (pair.moving_mask < 1).any())
+    steps = settings.steps or NETWORK_STEPS
+    phi_AB, phi_BA, _ = finetune(
+        network,
+        pair.moving,
+        pair.fixed,
+        steps=steps,
+        similarity=make_similarity(similarity),
+        moving_mask=pair.moving_mask if masked else None,
+        fixed_mask=pair.fixed_mask if masked else None,
+        moving_labels=pair.moving_labels,
+        fixed_labels=pair.fixed_labels,
+        label_weight=settings.label_weight,
+        progress=lambda done, loss: step(done / steps),
+    )
+    return phi_AB, phi_BA
+
+
+def _straightened(shear: DisplacementField, grid: Grid) -> DisplacementField:
+    """The same map on an orthogonal grid and a sample around it: no file format holds a sheared field."""
+    grid = grid.box((-1, -1, -1), np.array(grid.size) + 1)
+    return compose(DisplacementField(np.zeros((*grid.shape, 3), np.float32), grid), shear)
+
+
+class _Clock:
+    """Times the stages and turns their progress into that of the whole run."""
+
+    def __init__(self, settings: Settings, progress: Progress):
+        self._costs = STAGE_COSTS | {"refinement": REFINEMENT_COSTS[settings.refinement]}
+        if settings.model == "none" or settings.refinement == "network":
+            self._costs["network"] = 0
+        self._progress = progress
+        self._done = 0.0
+        self._start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        share = self._costs[name] / sum(self._costs.values())
+        start = time.perf_counter()
+        self._progress(name, self._done)
+        yield lambda fraction: self._progress(name, self._done + share * fraction)
+        self._done += share
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self.seconds["total"] = round(time.perf_counter() - self._start, 3)
+
+
+def _described(side: _Side) -> dict:
+    grid = side.image.grid
+    return {
+        "name": side.image.name,
+        "modality": side.modality,
+        "shape": list(grid.shape),
+        "spacing_mm": grid.spacing.round(4).tolist(),
+        "masked": side.mask is not None,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"{device}: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    import itk
+
+    return {
+        "IconRegistration": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "itk": itk.Version.GetITKVersion(),
+    }
