@@ -20,11 +20,13 @@ from .sampling import sample, smooth_for
 KINDS = ("none", "centre", "mass", "rigid", "similarity", "affine")
 #: Samples of the fixed image at the coarse and the fine level: what a rigid alignment of a head needs in seconds.
 COARSE_VOXELS = 20_000
-FINE_VOXELS = 120_000
+FINE_VOXELS = 100_000
 #: Least share of the smaller image that must overlap for a starting point to be considered.
 LEAST_OVERLAP = 0.2
 BINS = 32
-ITERATIONS = 20
+#: Iterations at the coarse level, where they cost little, and at the fine one, which starts close to the goal.
+COARSE_ITERATIONS = {"rigid": 20, "similarity": 40, "affine": 40}
+FINE_ITERATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,11 @@ def align(
     fine = _levels(fixed, moving, fixed_mask, moving_mask, FINE_VOXELS)
     candidates = {f"{name}, kept": place for name, place in starts.items()}
     if kind == "rigid":
-        candidates[start] = _optimise(kind, *fine, matrix, steps.next())
+        candidates[start] = _optimise(kind, *fine, matrix, steps.next(), FINE_ITERATIONS)
     else:
         candidates[f"{start}, rigid kept"] = matrix
         stretched = _optimise(kind, *coarse, matrix, steps.next())
-        stretched = _optimise(kind, *fine, stretched, steps.next())
+        stretched = _optimise(kind, *fine, stretched, steps.next(), FINE_ITERATIONS)
         if _is_plausible(stretched @ np.linalg.inv(matrix)):
             candidates[start] = stretched
     final = {name: _score(*fine, place) for name, place in candidates.items()}
@@ -288,11 +290,17 @@ def _itk_affine(matrix: np.ndarray):
 
 
 def _optimise(
-    kind: str, fixed: _Level, moving: _Level, start: np.ndarray, progress: Callable[[float], None]
+    kind: str,
+    fixed: _Level,
+    moving: _Level,
+    start: np.ndarray,
+    progress: Callable[[float], None],
+    iterations: int | None = None,
 ) -> np.ndarray:
     """`start` improved by a map of `kind`, applied before it: x -> start(map(x)). All voxels are used: no chance."""
     import itk
 
+    iterations = iterations or COARSE_ITERATIONS[kind]
     image_type = itk.Image[itk.F, 3]
     transform = {
         "rigid": itk.VersorRigid3DTransform[itk.D],
@@ -335,13 +343,13 @@ def _optimise(
     optimizer.SetMaximumLineSearchIterations(6)
     optimizer.SetConvergenceWindowSize(5)
     optimizer.SetMinimumConvergenceValue(1e-6)
-    optimizer.SetNumberOfIterations(ITERATIONS)
+    optimizer.SetNumberOfIterations(iterations)
 
     raised: list[BaseException] = []
 
     def iterated():
         try:
-            progress(min(1.0, optimizer.GetCurrentIteration() / ITERATIONS))
+            progress(min(1.0, optimizer.GetCurrentIteration() / iterations))
         except BaseException as error:  # ITK would print it and go on: stop, and raise it outside
             raised.append(error)
             optimizer.StopOptimization()

@@ -472,10 +472,14 @@ def _distance_to_surface(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     for axis in range(3):
         for shift in (1, -1):
             inner &= np.roll(padded, shift, axis)
-    image = itk.image_from_array(padded - inner)
+    image = itk.image_view_from_array(padded - inner)
     image.SetSpacing([float(s) for s in spacing])
-    distance = itk.signed_maurer_distance_map_image_filter(image, squared_distance=False, use_image_spacing=True)
-    distance = np.maximum(itk.array_from_image(distance), 0)[1:-1, 1:-1, 1:-1]
+    maurer = itk.SignedMaurerDistanceMapImageFilter[type(image), itk.Image[itk.F, 3]].New(image)
+    maurer.SetSquaredDistance(False)
+    maurer.SetUseImageSpacing(True)
+    maurer.SetNumberOfWorkUnits(1)  # the boxes are small: starting threads costs more than they save
+    maurer.Update()
+    distance = np.maximum(itk.array_from_image(maurer.GetOutput()), 0)[1:-1, 1:-1, 1:-1]
     distance[(padded != inner)[1:-1, 1:-1, 1:-1]] = 0
     return distance
 
