@@ -69,7 +69,7 @@ def render_slices(
 
     opacity: of the foreground volume, 0 to 1.
     transform: a transform node whose deformation grid is drawn; spacing and line width follow from the field of view.
-    segmentations: segmentation nodes whose outlines are drawn. Other nodes of the scene do not appear.
+    segmentations: segmentation nodes whose outlines are drawn; the scene's others, and other transforms, are not.
     centre: the point (x, y, z) in mm, LPS through which the slices go; without it the middle of the segments, else of
     the background.
     size: edge of one view in pixels.

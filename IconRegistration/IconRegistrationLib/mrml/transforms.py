@@ -105,27 +105,26 @@ def node_from_field(scene, field, name: str, node=None):
 
 def _stored_grid_transform(node):
     """The vtkOrientedGridTransform that a node holds in from-parent direction, or None."""
-    transform = node.GetTransformFromParent()
-    grid_transform = slicer.vtkOrientedGridTransform.SafeDownCast(transform)
-    if grid_transform is None or grid_transform.GetInverseFlag() or node.GetParentTransformNode():
+    transform = slicer.vtkOrientedGridTransform.SafeDownCast(node.GetTransformFromParent())
+    if transform is None or transform.GetInverseFlag() or not transform.GetDisplacementGrid():
         return None
-    return grid_transform if grid_transform.GetDisplacementGrid() else None
+    return transform
 
 
 def field_from_node(node, grid: Grid | None = None):
     """The DisplacementField (fixed -> moving, LPS) of a transform node.
 
     Without `grid`: the samples that a grid transform holds in from-parent direction, exactly; raises InputError if the
-    node is anything else. With `grid`: any transform, from the world to the node's own space, sampled on `grid`; an
+    node is anything else or has a parent. With `grid`: any transform, from the world to the node's own space, sampled on `grid`; an
     inverse is then VTK's numerical one.
     """
     from ..core.field import DisplacementField
 
     if grid is None:
         stored = _stored_grid_transform(node)
-        if stored is None:
+        if stored is None or node.GetParentTransformNode():
             raise InputError(
-                f"{node.GetName()!r} does not hold one displacement field from its parent; give a grid to sample it on."
+                f"{node.GetName()!r} does not hold one displacement field from the world; give a grid to sample it on."
             )
         image = stored.GetDisplacementGrid()
         affine = np.eye(4)
