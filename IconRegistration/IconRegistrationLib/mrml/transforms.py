@@ -115,8 +115,8 @@ def field_from_node(node, grid: Grid | None = None):
     """The DisplacementField (fixed -> moving, LPS) of a transform node.
 
     Without `grid`: the samples that a grid transform holds in from-parent direction, exactly; raises InputError if the
-    node is anything else or has a parent. With `grid`: any transform, from the world to the node's own space, sampled on `grid`; an
-    inverse is then VTK's numerical one.
+    node is anything else or has a parent. With `grid`: any transform, from the world to the node's own space, sampled
+    on `grid`; an inverse is then VTK's numerical one.
     """
     from ..core.field import DisplacementField
 
