@@ -117,7 +117,7 @@ def test_modalities_are_told_apart():
 @pytest.mark.skipif(not SCANS, reason="the public sample images are not beside the checkout")
 @pytest.mark.parametrize("path", SCANS, ids=lambda path: path.name)
 def test_real_modalities(path):
-    """One CT and sixteen MR: head, liver, knee, cord, hippocampus."""
+    """One CT; every other scan is an MR: head, liver, knee, cord, hippocampus."""
     itk = pytest.importorskip("itk")
     image = an_image(itk.array_from_image(itk.imread(str(path))))
     assert guess_modality(image) == ("ct" if path.name.startswith("ct") else "mri")

@@ -13,7 +13,7 @@ Images are tensors [1, 1, D, H, W] in [0, 1]; A is the moving image, B the fixed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -282,7 +282,7 @@ class GradICON(nn.Module):
             fast = InferenceUNet(unet)
             for done, (a, b) in zip(displacements, directions, strict=True):
                 pair = torch.cat([_warp(images[a][level], done), images[b][level]], 1)
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "mixed"):
+                with torch.autocast(device.type, torch.bfloat16) if precision == "mixed" else nullcontext():
                     done.append(fast(pair).float())
                 fraction += part / len(directions)
                 if progress:
