@@ -288,7 +288,7 @@ def test_a_real_registration_of_a_phantom(scene):
         moving,
         fixed_segmentation=truth,
         moving_segmentation=organs,
-        settings=Settings(spacing=9.0, steps=20, device="cpu"),
+        settings=Settings(align="centre", spacing=9.0, steps=20, device="cpu"),
     )
     assert outputs.report.dice.after > outputs.report.dice.before + 0.1
     image = volumes.image_from_node(moving)
