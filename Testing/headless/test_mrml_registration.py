@@ -293,6 +293,7 @@ def test_a_real_registration_of_a_phantom(scene):
     assert outputs.report.dice.after > outputs.report.dice.before + 0.1
     image = volumes.image_from_node(moving)
     field = transforms.field_from_node(outputs.forward)
-    expected = warp_image(image, field, phantom.fixed.grid, outside=-1000).array
+    expected = warp_image(image, field, phantom.fixed.grid, outside=np.nan).array
     warped = volumes.image_from_node(outputs.warped_volume).array
-    assert np.quantile(np.abs(warped - expected), 0.99) <= 1
+    assert np.isfinite(expected).mean() > 0.5
+    assert np.nanmax(np.abs(warped - expected)) < 0.51  # the node and the volume agree, whole Hounsfield units apart
