@@ -188,7 +188,7 @@ class _Level:
         if options.similarity == "mind":
             self.similarity = MINDSSC()
         else:
-            self.similarity = LNCC(options.window, squared=options.similarity == "lncc2")
+            self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True)
         self.sources = self.similarity.features(_resized(torch.cat([pair.moving, pair.fixed]), shape))
         self.targets = self.sources.flip(0)
         self.source_masks = _resized(torch.cat([pair.moving_mask, pair.fixed_mask]), shape)
@@ -234,7 +234,7 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
     linear = space.linear_places(level.shape)
     for step in range(options.steps):
         cosine = (1 + math.cos(math.pi * step / options.steps)) / 2
-        optimiser.param_groups[0]["lr"] = options.learning_rate * (0.1 + 0.9 * cosine)
+        optimiser.param_groups[0]["lr"] = options.learning_rate * (0.02 + 0.98 * cosine)
         displacement = start + apply_along_axes(coefficients, spline) * voxel
         places = linear + displacement
         loss = (

@@ -40,12 +40,15 @@ def apply_along_axes(x: torch.Tensor, matrices) -> torch.Tensor:
 
 
 class GaussianWindow:
-    """Local weighted mean with a Gaussian of `sigma` voxels cut at +-2 sigma, zeros outside the image.
+    """Local weighted mean with a Gaussian of `sigma` voxels cut at +-2 sigma.
 
     The kernel has 4 sigma + 1 taps like icon_registration's `gaussian_blur`; matrices are cached per shape.
+    within: average over the part of the window that lies within the image; otherwise there are zeros outside, as
+    published, and every border looks like an edge that both images share.
     """
 
-    def __init__(self, sigma: float):
+    def __init__(self, sigma: float, within: bool = False):
+        self.within = within
         taps = round(sigma * 4) + 1
         x = torch.linspace(-(taps - 1) / 2, (taps - 1) / 2, taps, dtype=torch.float64)
         kernel = torch.exp(-0.5 * (x / sigma) ** 2)
@@ -56,7 +59,10 @@ class GaussianWindow:
         key = (tuple(x.shape[2:]), x.dtype, x.device)
         if key not in self._cache:
             kernel = self._kernel.to(x.dtype)
-            self._cache[key] = [_window_matrix(n, kernel).to(x.device) for n in x.shape[2:]]
+            matrices = [_window_matrix(n, kernel) for n in x.shape[2:]]
+            if self.within:
+                matrices = [matrix / matrix.sum(1, keepdim=True) for matrix in matrices]
+            self._cache[key] = [matrix.to(x.device) for matrix in matrices]
         return apply_along_axes(x, self._cache[key])
 
 
@@ -92,12 +98,15 @@ class _Compared:
 
 
 class LNCC(_Compared):
-    """1 - local normalised cross-correlation in a Gaussian window, as in GradICON (Tian et al., CVPR 2023)."""
+    """1 - local normalised cross-correlation in a Gaussian window, as in GradICON (Tian et al., CVPR 2023).
 
-    def __init__(self, sigma: float = 5, squared: bool = False, epsilon: float = 1e-5):
+    sigma, within: see `GaussianWindow`.  squared: correlation of either sign counts.
+    """
+
+    def __init__(self, sigma: float = 5, squared: bool = False, epsilon: float = 1e-5, within: bool = False):
         self.squared = squared
         self.epsilon = epsilon
-        self._window = GaussianWindow(sigma)
+        self._window = GaussianWindow(sigma, within)
         self._fixed: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def _statistics(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,195 @@
+"""Field refinement: recovers known deformations, obeys its masks and labels, and its parts equal closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from IconRegistrationLib.core import refine as room
+from IconRegistrationLib.core.errors import Cancelled
+from IconRegistrationLib.core.geometry import Grid, apply_affine
+from IconRegistrationLib.core.lattice import linear_between
+from IconRegistrationLib.core.refine import FieldRefinement, Pair, contrast_agreement, linear_maps, refine
+
+OBLIQUE = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
+SHAPE = (26, 30, 34)
+
+
+def a_blurred_noise(seed=0, shape=SHAPE):
+    noise = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
+    for _ in range(3):
+        noise = torch.nn.functional.avg_pool3d(torch.nn.functional.pad(noise, (1,) * 6, mode="replicate"), 3, 1)
+    return (noise - noise.min()) / (noise.max() - noise.min())
+
+
+def a_pair(fixed, moving, **changes):
+    """Images on lattices that differ in spacing, orientation and place."""
+    shape = tuple(fixed.shape[2:])
+    lattices = (
+        Grid.from_parts(shape[::-1], (1.0, 1.5, 2.0), (10, -20, 5)),
+        Grid.from_parts(shape[::-1], (1.1, 1.4, 2.2), (-70, 3, 40), OBLIQUE),
+    )
+    ones = torch.ones_like(fixed)
+    values = {"fixed_mask": ones, "moving_mask": ones, "linear": linear_between(*lattices)} | changes
+    return Pair(fixed, moving, fixed_lattice=lattices[0], moving_lattice=lattices[1], **values)
+
+
+def a_known_map(shape=SHAPE, voxels=2.0):
+    """Smooth phi [1, 3, D, H, W] with displacements of up to `voxels`, zero at the border."""
+    unit = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, n) for n in shape), indexing="ij"))[None]
+    bump = torch.sin(torch.pi * unit).prod(1, keepdim=True) ** 2
+    push = torch.tensor([1.0, -0.8, 0.9]).view(1, 3, 1, 1, 1) * voxels
+    return unit + bump * push / (torch.tensor(shape).view(1, 3, 1, 1, 1) - 1)
+
+
+def a_warped(image, phi):
+    grid = (2 * phi[0].flip(0) - 1).movedim(0, -1)[None]
+    return torch.nn.functional.grid_sample(image, grid, align_corners=True, padding_mode="border")
+
+
+def error_in_voxels(phi, truth):
+    size = torch.tensor(phi.shape[2:]).view(1, 3, 1, 1, 1) - 1
+    inner = (slice(None), slice(None), *(slice(4, -4),) * 3)
+    return ((phi - truth) * size).norm(dim=1, keepdim=True)[inner].mean().item()
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "lncc2", "mind"])
+def test_a_known_deformation_is_found_in_both_directions(similarity):
+    moving, truth = a_blurred_noise(), a_known_map()
+    pair = a_pair(a_warped(moving, truth), moving)
+    start = linear_maps(pair)
+    options = FieldRefinement(similarity=similarity, steps=40, levels=(2, 1), diffusion=0.05, inverse_consistency=0.1)
+    phi_AB, phi_BA = refine(pair, *start, options=options)
+    before = error_in_voxels(start[0], truth)
+    assert before > 0.5
+    assert error_in_voxels(phi_AB, truth) < 0.35 * before
+    # the other direction is its inverse: there and back is the identity
+    back = a_warped(phi_BA, phi_AB)
+    assert error_in_voxels(back, start[0]) < 0.2
+
+
+def test_identical_images_stay_where_they_are():
+    image = a_blurred_noise(3)
+    pair = a_pair(image, image)
+    maps = refine(pair, *linear_maps(pair), options=FieldRefinement(steps=30))
+    for phi, start in zip(maps, linear_maps(pair), strict=True):
+        assert error_in_voxels(phi, start) < 0.03
+
+
+def test_a_given_start_is_kept_where_nothing_is_to_gain():
+    """Without similarity and regularisation, the maps come back as they were: no level loses their detail."""
+    image, phi = a_blurred_noise(1), a_known_map(voxels=1.5)
+    pair = a_pair(image, image, fixed_mask=torch.zeros_like(image), moving_mask=torch.zeros_like(image))
+    options = FieldRefinement(steps=2, diffusion=0, inverse_consistency=0)
+    refined, other = refine(pair, phi, phi, options=options)
+    torch.testing.assert_close(refined, phi, atol=2e-6, rtol=0)
+    torch.testing.assert_close(other, phi, atol=2e-6, rtol=0)
+
+
+def test_what_a_mask_hides_has_no_say():
+    moving, truth = a_blurred_noise(), a_known_map()
+    fixed = a_warped(moving, truth)
+    mask = torch.ones_like(fixed)
+    mask[..., : SHAPE[2] // 2] = 0
+    spoilt = torch.where(mask > 0, fixed, 1 - fixed.flip(4))
+    options = FieldRefinement(steps=15, levels=(1,), window=1.0)
+    visible = (slice(None),) * 4 + (slice(SHAPE[2] // 2 + 6, -3),)
+
+    def found(image):
+        pair = a_pair(image, moving, fixed_mask=mask)
+        return refine(pair, *linear_maps(pair), options=options)[0]
+
+    clean, dirty = found(fixed), found(spoilt)
+    size = torch.tensor(SHAPE).view(1, 3, 1, 1, 1) - 1
+    assert ((clean - dirty) * size)[visible].abs().max() < 0.5
+
+
+def test_labels_pull_structures_that_intensities_do_not_show():
+    flat = a_blurred_noise(5) * 0.02
+    ball = torch.zeros(1, 1, *SHAPE)
+    ball[..., 8:18, 9:20, 8:18] = 1
+    shifted = ball.roll(4, 4)
+
+    def overlap(weight):
+        pair = a_pair(flat, flat, fixed_labels=ball, moving_labels=shifted)
+        options = FieldRefinement(steps=40, levels=(2, 1), label_weight=weight, diffusion=0.05)
+        phi, _ = refine(pair, *linear_maps(pair), options=options)
+        warped = a_warped(shifted, phi)
+        return (2 * (warped * ball).sum() / (warped.sum() + ball.sum())).item()
+
+    assert overlap(0.0) < 0.7
+    assert overlap(2.0) > 0.9
+
+
+def test_progress_rises_to_one_and_can_cancel():
+    image = a_blurred_noise()
+    pair = a_pair(image, image)
+    seen = []
+    refine(pair, *linear_maps(pair), options=FieldRefinement(steps=2), progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(1)
+
+    def stop(fraction):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        refine(pair, *linear_maps(pair), options=FieldRefinement(steps=2), progress=stop)
+
+
+def test_contrast_agreement_tells_one_contrast_from_two():
+    image = a_blurred_noise(2)
+    maps = linear_maps(a_pair(image, image))
+    assert contrast_agreement(a_pair(image, image**1.5), *maps) > 0.99
+    assert contrast_agreement(a_pair(image, 1 - image), *maps) < -0.99
+    folded = (image - image.median()).abs()
+    assert abs(contrast_agreement(a_pair(image, folded), *maps)) < 0.7
+
+
+def test_linear_maps_are_the_linear_alignment():
+    turned = np.eye(4)
+    turned[:3, :3] = OBLIQUE @ np.diag([1, 1, -1.05])
+    turned[:3, 3] = [-60, 20, 30]
+    pair = a_pair(a_blurred_noise(), a_blurred_noise(), linear=turned)
+    phi_AB, phi_BA = linear_maps(pair)
+    fixed, moving = pair.fixed_lattice, pair.moving_lattice
+    for phi, here, there, matrix in (
+        (phi_AB, fixed, moving, turned),
+        (phi_BA, moving, fixed, np.linalg.inv(turned)),
+    ):
+        kji = np.array([[0, 0, 0], [3, 29, 1], [25, 4, 33]])
+        places = phi[0, :, kji[:, 0], kji[:, 1], kji[:, 2]].T.double().numpy()
+        expected = apply_affine(matrix, here.to_world(kji[:, ::-1]))
+        np.testing.assert_allclose(apply_affine(there.unit_to_world(), places), expected, atol=2e-3)
+
+
+def test_the_regularisers_equal_their_closed_forms():
+    """A linear displacement has a constant gradient; two maps that undo each other have no inconsistency."""
+    pair = a_pair(a_blurred_noise(), a_blurred_noise())
+    space = room._Space(pair)
+    gradient = np.array([[0.02, 0.01, 0.0], [0.0, -0.03, 0.01], [0.01, 0.0, 0.02]])  # mm per mm along x, y, z of LPS
+    fields = []
+    for here, there in ((pair.fixed_lattice, pair.moving_lattice), (pair.moving_lattice, pair.fixed_lattice)):
+        k, j, i = np.meshgrid(*(np.arange(n) for n in here.shape), indexing="ij")
+        points = here.to_world(np.stack([i, j, k], -1))
+        mm = points @ gradient.T
+        fields.append(mm @ np.linalg.inv(there.faces_to_world()[:3, :3]).T)
+    displacement = torch.tensor(np.stack(fields), dtype=torch.float32).movedim(-1, 1)
+    expected = (gradient**2).sum() / 3
+    assert space.roughness(displacement).item() == pytest.approx(expected, rel=1e-3)
+
+    shift = torch.tensor(np.linalg.inv(pair.moving_lattice.faces_to_world()[:3, :3]) @ [2.0, -1.0, 1.5])
+    there = shift.float().view(1, 3, 1, 1, 1).expand(1, 3, *SHAPE)
+    back = -(space.linear[1, :3, :3] @ shift.float()).view(1, 3, 1, 1, 1).expand(1, 3, *SHAPE)
+    both = torch.cat([there, back])
+    places = space.linear_places(SHAPE) + both
+    assert space.inverse_inconsistency(both, places).item() < 1e-9
+
+
+@pytest.mark.parametrize("matrix", [room._bspline_matrix, room._cubic_matrix])
+def test_spline_matrices_reproduce_a_straight_line(matrix):
+    """A cubic basis reproduces linear functions away from the ends, where the last control point repeats."""
+    count, controls = 23, 12
+    weights = matrix(count, controls)
+    torch.testing.assert_close(weights.sum(1), torch.ones(count))
+    centres = (torch.arange(controls) + 0.5) / controls
+    line = weights @ centres
+    expected = (torch.arange(count) + 0.5) / count
+    torch.testing.assert_close(line[5:-5], expected[5:-5])
