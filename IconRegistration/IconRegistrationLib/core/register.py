@@ -144,7 +144,6 @@ def register(
         moving_mask=moving_mask,
         fixed_labels=fixed_labels,
         moving_labels=moving_labels,
-        settings=settings,
     )
     device = choose_device(settings.device)
     clock = _Clock(settings, progress or (lambda stage, fraction: None))

@@ -12,54 +12,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.geometry import Grid, Image, Landmarks, Segmentation
+from ..core.geometry import Image
 from .markups import landmarks_from_node, region_from_node
 from .scene import place_beside, temporary_nodes
 from .segmentations import node_from_segmentation, segmentation_from_node
 from .transforms import linear_from_node, node_from_field
 from .volumes import image_from_node, node_from_image
 
+if TYPE_CHECKING:
+    from ..core.pipeline import Inputs, Results
+
 #: Node attribute that says, as JSON, how a transform or volume was made.
 PROVENANCE_ATTRIBUTE = "IconRegistration.provenance"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is registered, read from nodes; all in world coordinates."""
-
-    fixed: Image
-    moving: Image
-    fixed_segmentation: Segmentation | None = None
-    moving_segmentation: Segmentation | None = None
-    fixed_landmarks: Landmarks | None = None
-    moving_landmarks: Landmarks | None = None
-    fixed_mask: Image | None = None
-    moving_mask: Image | None = None
-    initial: np.ndarray | None = None
-    region: Grid | None = None
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a registration gives, before it becomes nodes.
-
-    forward, backward: DisplacementField, fixed -> moving and moving -> fixed.
-    warped: the moving image on the fixed grid.  warped_fine: the same extent at the moving image's resolution.
-    report: core.quality.Report.
-    """
-
-    forward: Any
-    backward: Any
-    warped: Image
-    warped_fine: Image | None
-    warped_segmentation: Segmentation | None
-    report: Any
-    provenance: dict
 
 
 @dataclass(frozen=True)
@@ -133,6 +102,8 @@ def register_nodes(
         initial=initial,
         region=region,
     )
+    from ..core.pipeline import compute
+
     results = compute(inputs, settings, guide=guide, moving_resolution=moving_resolution, progress=progress)
     return nodes_from_results(results, fixed, moving, moving_segmentation=moving_segmentation, outputs=outputs)
 
@@ -151,6 +122,8 @@ def inputs_from_nodes(
     region=None,
 ) -> Inputs:
     """The arguments of `register_nodes` as core types; raises InputError that names the node which cannot be used."""
+
+    from ..core.pipeline import Inputs
 
     def read(node, reader):
         return None if node is None else reader(node)
@@ -171,64 +144,6 @@ def inputs_from_nodes(
     )
 
 
-def compute(inputs: Inputs, settings=None, *, guide=False, moving_resolution=False, progress=None) -> Results:
-    """Register, warp and measure; no scene is touched. Arguments as in `register_nodes`."""
-    from ..core.field import warp_image, warp_segmentation
-    from ..core.quality import assess
-    from ..core.register import Settings, register
-
-    progress = progress or (lambda stage, fraction: None)
-    registration = register(
-        inputs.fixed,
-        inputs.moving,
-        settings or Settings(),
-        initial=inputs.initial,
-        fixed_mask=inputs.fixed_mask,
-        moving_mask=inputs.moving_mask,
-        fixed_labels=inputs.fixed_segmentation if guide else None,
-        moving_labels=inputs.moving_segmentation if guide else None,
-        region=inputs.region,
-        progress=lambda stage, fraction: progress(stage, 0.9 * fraction),
-    )
-
-    def warped_on(grid: Grid) -> Image:
-        return _in_type_of(
-            inputs.moving, warp_image(inputs.moving, registration.forward, grid, outside=registration.outside)
-        )
-
-    progress("warping", 0.9)
-    warped = warped_on(inputs.fixed.grid)
-    warped_fine = None
-    if moving_resolution:
-        warped_fine = warped_on(grid_at_moving_resolution(inputs.fixed.grid, inputs.moving.grid, registration.linear))
-    warped_segmentation = None
-    if inputs.moving_segmentation is not None:
-        warped_segmentation = warp_segmentation(inputs.moving_segmentation, registration.forward, inputs.fixed.grid)
-    progress("measuring", 0.95)
-    report = assess(
-        inputs.fixed,
-        inputs.moving,
-        registration.forward,
-        registration.backward,
-        fixed_segmentation=inputs.fixed_segmentation,
-        moving_segmentation=inputs.moving_segmentation,
-        fixed_landmarks=inputs.fixed_landmarks,
-        moving_landmarks=inputs.moving_landmarks,
-        initial=inputs.initial,
-        provenance=registration.provenance,
-    )
-    progress("done", 1.0)
-    return Results(
-        registration.forward,
-        registration.backward,
-        warped,
-        warped_fine,
-        warped_segmentation,
-        report,
-        registration.provenance,
-    )
-
-
 def nodes_from_results(results: Results, fixed, moving, *, moving_segmentation=None, outputs=None) -> Outputs:
     """Put results into the scene of `fixed`, beside their inputs; nodes of `outputs` are updated in place.
 
@@ -243,7 +158,7 @@ def nodes_from_results(results: Results, fixed, moving, *, moving_segmentation=N
     def finished(node, source, about_fixed, about_moving):
         if node not in updated:
             place_beside(scene, node, source)
-        node.SetAttribute(PROVENANCE_ATTRIBUTE, json.dumps(results.provenance, default=str))
+        node.SetAttribute(PROVENANCE_ATTRIBUTE, json.dumps(results.registration.provenance, default=str))
         node.SetNodeReferenceID("IconRegistration.fixed", about_fixed.GetID())
         node.SetNodeReferenceID("IconRegistration.moving", about_moving.GetID())
         return node
@@ -252,10 +167,10 @@ def nodes_from_results(results: Results, fixed, moving, *, moving_segmentation=N
     registered = f"registered to {fixed.GetName()}"
     with temporary_nodes(scene, only_on_error=True):
         forward = node_from_field(
-            scene, results.forward, named(f"{moving.GetName()} to {fixed.GetName()}"), outputs.forward
+            scene, results.registration.forward, named(f"{moving.GetName()} to {fixed.GetName()}"), outputs.forward
         )
         backward = node_from_field(
-            scene, results.backward, named(f"{fixed.GetName()} to {moving.GetName()}"), outputs.backward
+            scene, results.registration.backward, named(f"{fixed.GetName()} to {moving.GetName()}"), outputs.backward
         )
         warped = node_from_image(
             scene, results.warped, named(f"{moving.GetName()} {registered}"), outputs.warped_volume, like=moving
@@ -290,25 +205,6 @@ def mask_from_node(node) -> Image:
         return Image(inside.astype(np.uint8), segmentation.grid, node.GetName())
     image = image_from_node(node)
     return Image((image.array != 0).astype(np.uint8), image.grid, image.name)
-
-
-def grid_at_moving_resolution(fixed: Grid, moving: Grid, linear: np.ndarray) -> Grid:
-    """The box of the fixed grid, sampled as finely as the moving grid is along the fixed grid's axes.
-
-    linear: 4x4, fixed mm -> moving mm, which says how the axes of the two grids lie to each other.
-    """
-    steps = (
-        np.linalg.inv(moving.affine[:3, :3]) @ linear[:3, :3] @ fixed.direction
-    )  # moving voxels per mm, columns i j k
-    samples = np.maximum(np.ceil(np.abs(steps).max(axis=0) * fixed.extent - 1e-6), 1).astype(int)
-    return fixed.with_shape(tuple(samples[::-1]))
-
-
-def _in_type_of(moving: Image, warped: Image) -> Image:
-    """`warped` in the moving image's integer type: half the memory, and whole Hounsfield units."""
-    if moving.array.dtype.kind not in "iu":
-        return warped
-    return Image(np.rint(warped.array).astype(moving.array.dtype), warped.grid, warped.name)
 
 
 def _parents(node) -> list:
