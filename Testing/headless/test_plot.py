@@ -44,7 +44,7 @@ def test_contours_lie_where_the_map_takes_round_values():
 def test_warped_lines_are_images_of_straight_ones():
     """A shift by 2 mm along i moves the lines of constant i to 2, 12, 22, 32 mm."""
     axes = plot_deformation(
-        Figure().subplots(), a_field(lambda x: x + (2, 0, 0)), an_image(), axis=2, spacing=10, style="lines"
+        Figure().subplots(), a_field(lambda x: np.add(x, (2, 0, 0))), an_image(), axis=2, spacing=10, style="lines"
     )
     places = {round(float(line.get_xdata()[0])) for line in axes.lines if np.ptp(line.get_xdata()) < 1e-3}
     assert places == {2, 12, 22, 32}
