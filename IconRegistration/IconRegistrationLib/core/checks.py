@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import InputError
-from .geometry import Grid, Image, Segmentation
+from .geometry import Grid, Image, Landmarks, Segmentation
 
 #: Fewest voxels along an axis from which a deformation can be told.
 FEWEST_VOXELS = 4
@@ -80,6 +80,15 @@ def check_overlap(segmentation: Segmentation, image: Image) -> None:
     _check_boxes(segmentation.name, segmentation.grid, image)
 
 
+def check_landmarks(fixed: Landmarks, moving: Landmarks) -> None:
+    """At least one point of each list has its counterpart in the other, by name."""
+    if not set(fixed.labels) & set(moving.labels):
+        raise InputError(
+            f"No landmark has the same name in {fixed.name} ({_some(fixed.labels)}) and {moving.name} "
+            f"({_some(moving.labels)}); rename those that belong together."
+        )
+
+
 def _check_boxes(name: str, grid: Grid, image: Image) -> None:
     corners = image.grid.to_index(grid.corners(faces=True))
     low, high = corners.min(0), corners.max(0)
@@ -128,5 +137,8 @@ def _size(grid: Grid) -> str:
 
 
 def _listed(segmentation: Segmentation) -> str:
-    names = list(segmentation.by_name())
+    return _some(tuple(segmentation.by_name()))
+
+
+def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

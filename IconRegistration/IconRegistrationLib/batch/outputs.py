@@ -1,0 +1,355 @@
+"""The folder of results: written whole or not at all, and what is in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.errors import InputError
+
+if TYPE_CHECKING:
+    from ..core.geometry import Grid
+    from ..core.pipeline import Inputs, Results
+
+#: Every file that a run may write, and what it is.
+FILES = {
+    "pictures/before.png": "fixed and moving as they were: both outlines of every structure in its colour",
+    "pictures/after.png": "fixed and warped, with the deformation grid and the outlines of both",
+    "pictures/grid.png": "the deformation without its linear part: the moving space's grid on the fixed image",
+    "scene.mrb": "drop it on 3D Slicer: both images, the moving one under the live transform, and all that follows",
+    "report.txt": "how good it is, to read",
+    "report.json": "the same for programs, with the provenance",
+    "report.csv": "the same for a spreadsheet",
+    "warped.nii.gz": "the moving image on the fixed image's grid",
+    "warped_fine.nii.gz": "the moving image in the fixed image's box, at its own resolution",
+    "warped_segmentation.seg.nrrd": "the moving segmentation on the fixed image's grid",
+    "warped_landmarks.mrk.json": "the moving landmarks in the fixed image",
+    "transform.nii.gz": "fixed -> moving, a displacement image: put MOVING data under it in Slicer",
+    "transform.h5": "the same as an ITK transform",
+    "inverse.nii.gz": "moving -> fixed",
+    "inverse.h5": "the same as an ITK transform",
+    "inputs/fixed.nii.gz": "the phantom in one breathing state",
+    "inputs/moving.nii.gz": "the phantom in the other",
+    "inputs/fixed.seg.nrrd": "its structures",
+    "inputs/moving.seg.nrrd": "its structures",
+    "inputs/fixed.mrk.json": "its landmarks",
+    "inputs/moving.mrk.json": "its landmarks",
+}
+#: Window and level in HU that show soft tissue.
+_SOFT_TISSUE = (400, 40)
+
+
+# -------------------------------------------------------------------------------------------------------- the folder
+
+
+def check_folder(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> Path:
+    """The absolute path of a folder that can be written; InputError otherwise.
+
+    An existing folder is replaced only if `overwrite`, and if it holds nothing but results of this command and none of
+    the `inputs`.
+    """
+    path = Path(path).expanduser().resolve()
+    if not path.parent.is_dir():
+        raise InputError(f"The folder {path.parent} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {path.parent} cannot be written to; choose another --out.")
+    if not path.exists():
+        return path
+    if not path.is_dir():
+        raise InputError(f"{path} is a file, not a folder; choose another --out.")
+    if not any(path.iterdir()):
+        return path
+    if not overwrite:
+        raise InputError(f"The folder {path} is not empty; choose another --out, or replace it with --overwrite.")
+    used = next((source for source in inputs if Path(source).expanduser().resolve().is_relative_to(path)), None)
+    if used is not None:
+        raise InputError(f"The input {used} lies in the folder {path} that would be replaced; choose another --out.")
+    files = (file for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
+    foreign = next((file for file in files if file.relative_to(path).as_posix() not in FILES), None)
+    if foreign is not None:
+        raise InputError(
+            f"The folder {path} holds {foreign.relative_to(path)}, which this command did not write; choose another "
+            "--out, or move that file away."
+        )
+    return path
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[Path]:
+    """A private folder beside `path` to write into; it takes the place of `path` when the block ends well.
+
+    After any exception `path` is what it was. What a killed run left beside it is cleared away first.
+    """
+    mark = f"{socket.gethostname()}-{os.getpid()}"
+    _clear_remains(path)
+    partial, old = path.with_name(f".{path.name}.partial-{mark}"), path.with_name(f".{path.name}.old-{mark}")
+    try:
+        partial.mkdir(mode=0o700)
+    except OSError as error:
+        raise InputError(f"{path.parent} cannot be written to ({error.strerror}); choose another --out.") from None
+    try:
+        yield partial
+        _to_disk(partial)
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o777 & ~mask)
+        try:
+            if path.exists():
+                path.rename(old)
+            partial.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_remains(path: Path) -> None:
+    """Remove what runs of this machine that are no more left beside `path`; put back what they had moved aside."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(partial|old)-{re.escape(socket.gethostname())}-(\d+)")
+    for folder in path.parent.iterdir():
+        match = pattern.fullmatch(folder.name)
+        if match is None or _is_running(int(match[2])):
+            continue
+        if match[1] == "old" and not path.exists():  # killed between the two renames
+            folder.rename(path)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether another process has this number; our own was given to us anew."""
+    if os.name == "nt":  # os.kill(pid, 0) would send Ctrl-C there
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def _to_disk(folder: Path) -> None:
+    """Have the system write out every file, and where it can the folders, so that a power cut finds them whole."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    if os.name == "posix":
+        for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------------------------------- the results
+
+
+def write_inputs(folder: Path, inputs: Inputs) -> None:
+    """Volumes, segmentations and landmarks of a pair as folder/inputs/*."""
+    from ..core.files import write_image, write_landmarks, write_segmentation
+
+    folder = folder / "inputs"
+    folder.mkdir()
+    for side in ("fixed", "moving"):
+        write_image(getattr(inputs, side), folder / f"{side}.nii.gz")
+        write_segmentation(getattr(inputs, f"{side}_segmentation"), folder / f"{side}.seg.nrrd")
+        write_landmarks(getattr(inputs, f"{side}_landmarks"), folder / f"{side}.mrk.json")
+
+
+def write_results(folder: Path, inputs: Inputs, results: Results, *, scene=True, pictures=True) -> list[str]:
+    """Everything that `FILES` names and there is. Returns what was left out and why, a sentence each."""
+    from ..core.files import write_field, write_image, write_landmarks, write_segmentation
+
+    registration = results.registration
+    for name, field in (("transform", registration.forward), ("inverse", registration.backward)):
+        write_field(field, folder / f"{name}.nii.gz")
+        write_field(field, folder / f"{name}.h5")
+    write_image(results.warped, folder / "warped.nii.gz")
+    if results.warped_fine is not None:
+        write_image(results.warped_fine, folder / "warped_fine.nii.gz")
+    if results.warped_segmentation is not None:
+        write_segmentation(results.warped_segmentation, folder / "warped_segmentation.seg.nrrd")
+    if results.warped_landmarks is not None:
+        write_landmarks(results.warped_landmarks, folder / "warped_landmarks.mrk.json")
+    results.report.write_json(folder / "report.json")
+    results.report.write_csv(folder / "report.csv")
+    (folder / "report.txt").write_text(results.report.table() + "\n", encoding="utf-8")
+
+    notes = []
+    steps = ([_write_grid_picture] if pictures else []) + ([_write_scene] if scene or pictures else [])
+    for step in steps:
+        try:
+            step(folder, inputs, results, scene, pictures)
+        except _Unavailable as missing:
+            notes.append(str(missing))
+    return notes
+
+
+class _Unavailable(Exception):
+    """An optional package or a graphics driver is not there."""
+
+
+def _write_grid_picture(folder: Path, inputs: Inputs, results: Results, scene: bool, pictures: bool) -> None:
+    """pictures/grid.png: three slices."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise _Unavailable(
+            'pictures/grid.png left out: matplotlib is not installed; pip install "slicer-icon-registration[scene]".'
+        ) from None
+    from ..core.plot import plot_deformation
+
+    fixed = inputs.fixed
+    deformation = results.registration.forward.after(np.linalg.inv(results.registration.linear))
+    index = np.rint(fixed.grid.to_index(centre_of_interest(inputs))).astype(int)
+    index = index.clip(0, np.array(fixed.grid.size) - 1)
+    figure = Figure(figsize=(16, 6), layout="constrained")
+    for axes, axis in zip(figure.subplots(1, 3), (2, 1, 0), strict=True):
+        plot_deformation(axes, deformation, _windowed(fixed, results), axis, int(index[axis]))
+    figure.suptitle("Deformation without its linear part: a straight grid of the moving image, on the fixed image")
+    (folder / "pictures").mkdir(exist_ok=True)
+    figure.savefig(folder / "pictures" / "grid.png", dpi=100)
+
+
+def _windowed(fixed, results):
+    """The fixed image as it is looked at: CT in the soft tissue window."""
+    from dataclasses import replace
+
+    if results.registration.provenance["fixed"]["modality"] != "ct":
+        return fixed
+    window, level = _SOFT_TISSUE
+    return replace(fixed, array=fixed.array.clip(level - window / 2, level + window / 2))
+
+
+def centre_of_interest(inputs: Inputs) -> np.ndarray:
+    """(x, y, z) mm, LPS: the middle of what is segmented in the fixed image, else of the image."""
+    segmentation = inputs.fixed_segmentation
+    if segmentation is not None:
+        inside = np.any([layer != 0 for layer in segmentation.layers], axis=0)
+        if inside.any():
+            return segmentation.grid.to_world(_box(inside).mean(axis=0))
+    return inputs.fixed.grid.centre
+
+
+def region_of(grid: Grid, array: np.ndarray) -> Grid:
+    """The part of `grid` that holds every voxel of `array` [k, j, i] that is not 0."""
+    low, high = _box(array != 0)
+    return grid.box(low, high + 1)
+
+
+def _box(inside: np.ndarray) -> np.ndarray:
+    """(2, 3): first and last (i, j, k) where `inside` [k, j, i] is set."""
+    spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in (2, 1, 0)]
+    return np.array(spans).T
+
+
+def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pictures: bool) -> None:
+    """pictures/before.png and after.png by Slicer's own views, then scene.mrb."""
+    from ..mrml.embedded import boot
+
+    wanted = " and ".join(["scene.mrb"] * scene + ["Slicer's pictures"] * pictures)
+    try:
+        mrml = boot()
+    except InputError:
+        raise _Unavailable(
+            f'{wanted} left out: slicer-core is not installed; pip install "slicer-icon-registration[scene]".'
+        ) from None
+    import vtk
+
+    vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_ERROR)  # no DISPLAY is no reason to worry
+    from ..mrml.markups import node_from_landmarks
+    from ..mrml.review import can_render, render_slices
+    from ..mrml.scene import save_scene, temporary_nodes
+    from ..mrml.segmentations import node_from_segmentation
+    from ..mrml.transforms import node_from_field
+    from ..mrml.volumes import node_from_image
+
+    with temporary_nodes(mrml):
+        fixed = node_from_image(mrml, inputs.fixed, inputs.fixed.name)
+        moving = node_from_image(mrml, inputs.moving, inputs.moving.name)
+        for node, side in ((fixed, "fixed"), (moving, "moving")):
+            if results.registration.provenance[side]["modality"] == "ct":
+                node.GetDisplayNode().SetAutoWindowLevel(False)
+                node.GetDisplayNode().SetWindowLevel(*_SOFT_TISSUE)
+        warped = node_from_image(mrml, results.warped, f"{inputs.moving.name} warped", like=moving)
+        forward = node_from_field(mrml, results.registration.forward, "moving to fixed (for moving data)")
+        node_from_field(mrml, results.registration.backward, "fixed to moving (for fixed data)")
+        segmentations = [
+            None if segmentation is None else node_from_segmentation(mrml, segmentation, name)
+            for segmentation, name in (
+                (inputs.fixed_segmentation, "fixed segmentation"),
+                (inputs.moving_segmentation, "moving segmentation"),
+                (results.warped_segmentation, "warped segmentation"),
+            )
+        ]
+        before = [node for node in segmentations[:2] if node]
+        after = [node for node in segmentations[::2] if node]
+        reason = can_render() if pictures else None
+        if pictures and not reason:
+            (folder / "pictures").mkdir(exist_ok=True)
+            centre = centre_of_interest(inputs)
+            shown = {"centre": centre, "opacity": 0.5, "size": 560}
+            render_slices(mrml, fixed, folder / "pictures" / "before.png", moving, segmentations=before, **shown)
+            render_slices(
+                mrml,
+                fixed,
+                folder / "pictures" / "after.png",
+                warped,
+                transform=forward,
+                segmentations=after,
+                **shown,
+            )
+        if scene:
+            for landmarks, name in (
+                (inputs.fixed_landmarks, "fixed landmarks"),
+                (inputs.moving_landmarks, "moving landmarks"),
+            ):
+                if landmarks is not None:
+                    node = node_from_landmarks(mrml, landmarks, name)
+                    if landmarks is inputs.moving_landmarks:
+                        node.SetAndObserveTransformNodeID(forward.GetID())
+            moving.SetAndObserveTransformNodeID(forward.GetID())
+            if segmentations[1]:
+                segmentations[1].SetAndObserveTransformNodeID(forward.GetID())
+                segmentations[1].SetDisplayVisibility(False)  # the warped one is there, and crisper
+            for node in after:
+                node.GetDisplayNode().SetVisibility2DFill(False)
+            _prepare_grid(forward, inputs.fixed.grid)
+            _prepare_views(mrml, fixed, moving)
+            save_scene(mrml, folder / "scene.mrb")
+    if reason:
+        raise _Unavailable(f"Slicer's pictures left out: {reason}")
+
+
+def _prepare_grid(transform, grid: Grid) -> None:
+    """The deformation grid suits the image and waits, hidden, for a click on the transform's eye."""
+    from ..mrml.review import show_grid
+
+    transform.CreateDefaultDisplayNodes()
+    show_grid(transform.GetDisplayNode(), float(grid.extent.max()))
+    transform.GetDisplayNode().SetVisibility(False)
+
+
+def _prepare_views(mrml, background, foreground) -> None:
+    """Slicer's three slice views show both images, half and half, once the scene is loaded."""
+    for name in ("Red", "Green", "Yellow"):
+        composite = mrml.CreateNodeByClass("vtkMRMLSliceCompositeNode")
+        composite.UnRegister(None)
+        composite.SetSingletonTag(name)
+        composite.SetLayoutName(name)
+        composite = mrml.AddNode(composite)
+        composite.SetBackgroundVolumeID(background.GetID())
+        composite.SetForegroundVolumeID(foreground.GetID())
+        composite.SetForegroundOpacity(0.5)
