@@ -84,7 +84,7 @@ _LANDMARKS = {
     "liver, right lower tip": (-88, 5, -88),
     "gallbladder": (-42, -58, -62),
     "portal bifurcation": (-40, -5, -35),
-    "spleen, middle": (98, 28, -22),
+    "spleen, middle": (95, 24, -44),
     "stomach, middle": (60, -38, -28),
     "right kidney, upper pole": (-58, 40, -30),
     "right kidney, lower pole": (-66, 38, -118),
@@ -195,7 +195,8 @@ class _Texture:
         fields = []
         for wavelength in wavelengths_mm:
             noise = np.fft.rfftn(rng.normal(size=(self._COUNT,) * 3))
-            smooth = np.fft.irfftn(noise * np.exp(-2 * squared * (wavelength / 2) ** 2), s=(self._COUNT,) * 3)
+            noise *= np.exp(-2 * squared * (wavelength / 2) ** 2)
+            smooth = np.fft.irfftn(noise, s=(self._COUNT,) * 3, axes=(0, 1, 2))
             fields.append(smooth / smooth.std())
         self._fields = torch.from_numpy(np.stack(fields).astype(np.float32))[None]
         self._half = self._SPACING * (self._COUNT - 1) / 2
@@ -248,7 +249,7 @@ def _anatomy(p: np.ndarray, texture: np.ndarray) -> Iterator[tuple[np.ndarray, s
 
     waist = 1 - 0.05 * np.exp(-(((z + 55) / 60) ** 2)) - 0.22 * np.clip((z - 80) / 90, 0, 1) ** 2
     body = _superellipse(x, y, 160 * waist, 112 * waist, 2.4)
-    fat = 11 + 7 * np.clip(-z / 120, 0, 1) + 1.5 * t_coarse
+    fat = 11 + 7 * np.clip(-z / 120, 0, 1) + t_coarse
     cavity = _superellipse(x, y + 16, 131 * waist, 79 * waist, 2.3)
     dome = -62 + 88 * np.exp(-(((x + 60) / 62) ** 2) - ((y + 15) / 66) ** 2)
     dome += 74 * np.exp(-(((x - 66) / 60) ** 2) - ((y + 15) / 66) ** 2)
@@ -270,13 +271,14 @@ def _anatomy(p: np.ndarray, texture: np.ndarray) -> Iterator[tuple[np.ndarray, s
         yield _tube(p, [(22 * side, 56, -40), (36 * side, 52, -100), (50 * side, 40, -190)], 17), "muscle", None
 
     # Tubes where two random functions vanish together: the vessels of the lungs and of the liver.
-    branches = 1 - (t_tube_a**2 + t_tube_b**2) * np.float32(24)
+    branches = 1 - (t_tube_a**2 + t_tube_b**2) * np.float32(9)
     heart = np.minimum(_ellipsoid(p, (20, -38, 50), (57, 46, 46)), above - 1)
     mediastinum = np.minimum(_superellipse(x - 4, y + 10, 27, 95), 200 - z)
-    lungs = np.minimum(np.minimum(thorax - 5, -mediastinum), -heart - 3)
+    superior_cava = _tube(p, [(-24, -24, 70), (-22, -14, 180)], 9)
+    lungs = np.minimum(np.minimum(thorax - 5, -mediastinum), -np.maximum(heart + 3, superior_cava + 1))
     for name, inside in (("right lung", np.where(left, -9, lungs)), ("left lung", np.where(left, lungs, -9))):
         yield inside, "lung", name
-    yield np.minimum(lungs, branches * 2), "lung vessel", None
+    yield np.minimum(lungs, branches * 4), "lung vessel", None
     yield heart, "myocardium", "heart"
     for centre, radii in (
         ((40, -40, 43), (24, 21, 28)),
@@ -294,14 +296,14 @@ def _anatomy(p: np.ndarray, texture: np.ndarray) -> Iterator[tuple[np.ndarray, s
     )
     liver = np.minimum(under, lobes)
     yield liver, "liver", "liver"
-    yield np.minimum(liver - 2, branches * 2), "liver vessel", None
+    yield np.minimum(liver - 2, branches * 4), "liver vessel", None
     yield _tube(p, [(-4, 8, -62), (-40, -5, -35), (-78, -14, -24)], 6), "vein", None
     yield _ellipsoid(p, (-42, -58, -62), (13, 14, 22)), "water", None
     stomach = np.minimum(under - 1, _ellipsoid(p, (60, -38, -28), (37, 36, 36)))
     yield stomach, "muscle", "stomach"
     yield stomach - 4, "water", "stomach"
     yield np.minimum(stomach - 4, -52 - y), "air", "stomach"
-    yield np.minimum(under, _ellipsoid(p, (98, 28, -22), (27, 40, 44))), "spleen", "spleen"
+    yield np.minimum(under, _ellipsoid(p, (94, 24, -42), (30, 46, 50))), "spleen", "spleen"
     for name, side, height in (("right kidney", -1, -74), ("left kidney", 1, -62)):
         q = (x - np.float32(62 * side) + side * (z - height) * np.float32(0.09), y - 40, z - height)
         kidney = _ellipsoid(q, (0, 0, 0), (27, 24, 50))
@@ -314,7 +316,7 @@ def _anatomy(p: np.ndarray, texture: np.ndarray) -> Iterator[tuple[np.ndarray, s
     yield aorta, "blood", "aorta"
     cava = _tube(p, [(-21, 27, -190), (-24, 26, -80), (-22, 12, -10), (-18, -12, 42)], 11)
     yield np.minimum(cava, -heart), "vein", "vena cava"
-    yield np.minimum(_tube(p, [(-24, -24, 70), (-22, -14, 180)], 9), -heart), "vein", None
+    yield np.minimum(superior_cava, -heart), "vein", None
 
     # Spine: vertebrae 28 mm apart with a disc between two, arch, processes.
     front = y - 50
