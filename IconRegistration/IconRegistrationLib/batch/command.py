@@ -485,3 +485,7 @@ def run_demo(args: argparse.Namespace) -> None:
     for name, (mean, high) in (("before", result.before), ("after", result.after)):
         print(f"  {name:<8}{mean:7.2f} mm {high:7.2f} mm")
     _print_files(folder, _files_in(folder), result.notes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
