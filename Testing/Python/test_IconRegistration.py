@@ -16,12 +16,11 @@ class IconRegistrationTest(unittest.TestCase):
             self.skipTest(f"{missing.name} is not installed in this Slicer; the module's first Apply installs it")
 
     def test_a_phantom_is_registered_and_its_organs_follow(self):
+        from IconRegistration import IconRegistrationLogic
         from IconRegistrationLib.core.phantom import make_phantom
         from IconRegistrationLib.core.register import Settings
         from IconRegistrationLib.mrml.segmentations import node_from_segmentation
         from IconRegistrationLib.mrml.volumes import node_from_image
-
-        from IconRegistration import IconRegistrationLogic
 
         phantom = make_phantom(size=64)
         scene = slicer.mrmlScene

@@ -19,6 +19,7 @@ import itk
 import numpy as np
 import psutil
 import torch
+
 from IconRegistrationLib.core.field import (
     DisplacementField,
     compose,

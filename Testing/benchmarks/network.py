@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from IconRegistrationLib.core.network import identity_points
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "headless"))

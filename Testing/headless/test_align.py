@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.align import Alignment, align, joint_histogram, normalised_mutual_information
 from IconRegistrationLib.core.errors import Cancelled, InputError
 from IconRegistrationLib.core.geometry import Grid, Image, apply_affine

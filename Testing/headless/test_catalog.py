@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from IconRegistrationLib.core import catalog
 from IconRegistrationLib.core.catalog import CARDS, cache_folder, download, fetch_weights, find_card, load_model
 from IconRegistrationLib.core.errors import Cancelled, InputError

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from IconRegistrationLib.core.conventions import (
     displacement_in_voxels,
     half_extent_displacement,

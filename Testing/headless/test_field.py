@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
+
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.field import (
     DisplacementField,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.field import DisplacementField
 from IconRegistrationLib.core.files import (

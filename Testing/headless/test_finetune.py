@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from test_network import COMPACT, ours_with_weights_of, published_network, smooth_pair, voxels_apart
+
 from IconRegistrationLib.core.errors import Cancelled, InputError
 from IconRegistrationLib.core.finetune import finetune, soft_dice_loss
 from IconRegistrationLib.core.network import GradICON
 from IconRegistrationLib.core.similarity import make_similarity
-from test_network import COMPACT, ours_with_weights_of, published_network, smooth_pair, voxels_apart
 
 SHAPE = (45, 48, 52)
 

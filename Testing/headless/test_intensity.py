@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import Grid, Image
 from IconRegistrationLib.core.intensity import background_value, guess_modality, normalise

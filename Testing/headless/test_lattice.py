@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import Grid
 from IconRegistrationLib.core.lattice import (

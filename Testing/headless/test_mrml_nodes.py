@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_world_transform
 

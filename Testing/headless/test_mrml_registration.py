@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.errors import Cancelled, InputError
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_affine
 

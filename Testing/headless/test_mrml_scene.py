@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from IconRegistrationLib.core.errors import Cancelled, DeviceMemoryError, InputError
 from IconRegistrationLib.core.network import (
     DOWN_CHANNELS,

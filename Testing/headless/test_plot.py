@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.field import DisplacementField
 from IconRegistrationLib.core.geometry import Grid, Image, apply_affine
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
-from IconRegistrationLib.core.plot import nice_spacing, plot_deformation, plot_registration, plot_slice
 from matplotlib.figure import Figure
+
+from IconRegistrationLib.core.plot import nice_spacing, plot_deformation, plot_registration, plot_slice
 
 GRID = Grid.from_parts((40, 30, 12), (1.0, 1.5, 4.0), (5, 6, 7))
 

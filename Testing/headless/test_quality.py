@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from IconRegistrationLib.core.field import DisplacementField
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, apply_affine
 from IconRegistrationLib.core.quality import Report, assess

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from IconRegistrationLib.core import refine as room
 from IconRegistrationLib.core.errors import Cancelled
 from IconRegistrationLib.core.geometry import Grid, apply_affine

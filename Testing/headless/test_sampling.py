@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from IconRegistrationLib.core.geometry import Grid
 from IconRegistrationLib.core.sampling import coverage, sample, smooth_for
 

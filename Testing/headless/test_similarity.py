@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.similarity import SIMILARITIES, make_similarity
 

@@ -294,6 +294,8 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
                 (results.warped_segmentation, "warped segmentation"),
             )
         ]
+        for node in filter(None, segmentations):
+            node.GetDisplayNode().SetSliceIntersectionThickness(2)
         before = [node for node in segmentations[:2] if node]
         after = [node for node in segmentations[::2] if node]
         reason = can_render() if pictures else None
@@ -302,15 +304,18 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
             centre = centre_of_interest(inputs)
             shown = {"centre": centre, "opacity": 0.5, "size": 560}
             render_slices(mrml, fixed, folder / "pictures" / "before.png", moving, segmentations=before, **shown)
-            render_slices(
-                mrml,
-                fixed,
-                folder / "pictures" / "after.png",
-                warped,
-                transform=forward,
-                segmentations=after,
-                **shown,
-            )
+            deformation = results.registration.forward.after(np.linalg.inv(results.registration.linear))
+            with temporary_nodes(mrml):  # the grid tells of the deformation, not of where the patient lay
+                grid = node_from_field(mrml, deformation, "deformation")
+                render_slices(
+                    mrml,
+                    fixed,
+                    folder / "pictures" / "after.png",
+                    warped,
+                    transform=grid,
+                    segmentations=after,
+                    **shown,
+                )
         if scene:
             for landmarks, name in (
                 (inputs.fixed_landmarks, "fixed landmarks"),

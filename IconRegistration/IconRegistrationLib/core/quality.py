@@ -290,7 +290,7 @@ class Report:
             writer = csv.writer(file)
             writer.writerow(["group", "name", "measure", "unit", "before", "after"])
             for row in self.rows():
-                values = ["" if v is None or not math.isfinite(v) else repr(v) for v in (row.before, row.after)]
+                values = ["" if v is None or not math.isfinite(v) else repr(float(v)) for v in (row.before, row.after)]
                 writer.writerow([row.group, row.name, row.measure, row.unit, *values])
 
 
