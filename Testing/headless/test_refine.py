@@ -194,3 +194,29 @@ def test_spline_matrices_reproduce_a_straight_line(matrix):
     line = weights @ centres
     expected = (torch.arange(count) + 0.5) / count
     torch.testing.assert_close(line[5:-5], expected[5:-5])
+
+
+def test_folds_are_removed_and_nothing_else_changes():
+    pair = a_pair(a_blurred_noise(), a_blurred_noise())
+    space = room._Space(pair)
+    displacement = torch.zeros(2, 3, *SHAPE)
+    displacement[0, 0, 10:14, 10:14, 10:14] = 0.25  # four voxels along x within four voxels: folded
+    assert (space.jacobian(displacement) <= 0).any()
+    unfolded = room._unfolded(space, displacement)
+    assert space.jacobian(unfolded).min() >= room.LEAST_JACOBIAN
+    assert torch.equal(unfolded[1], displacement[1])
+    assert torch.equal(unfolded[0, :, :, :, 25:], displacement[0, :, :, :, 25:])
+
+
+def test_the_jacobian_equals_that_of_the_flattened_field():
+    """In mm and world axes, by the module that the quality report uses."""
+    from IconRegistrationLib.core.field import flatten, jacobian_determinant
+
+    pair = a_pair(a_blurred_noise(), a_blurred_noise())
+    phi = a_known_map()
+    space = room._Space(pair)
+    displacement = torch.cat([room._faces_from_phi(phi)] * 2) - space.linear_places(SHAPE)
+    field = flatten(phi, pair.fixed_lattice, pair.moving_lattice)
+    linear = np.linalg.det(pair.linear[:3, :3])
+    mine = space.jacobian(displacement)[0, 0].numpy() * linear
+    np.testing.assert_allclose(mine, jacobian_determinant(field), atol=2e-3)

@@ -1,0 +1,155 @@
+"""Registers real pairs with the `none` model and prints what came out, one process per pair.
+
+    python Testing/benchmarks/pairs.py [--data ../shared/data] [--only brain liver ...] [--settings spacing=2.0 ...]
+
+The data are not part of the project (their licences differ); a pair whose files are absent is left out. Columns: Dice
+is the mean over all segments that both label maps hold, before (headers alone) and after; TRE the mean landmark error
+in mm; reference the mean distance in mm, over the brain, from a published transform; folding the share of the fixed
+image's lattice with a Jacobian determinant <= 0; seconds are those of the registration alone, peak is the whole
+process with reading, warping and measuring.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from ast import literal_eval
+from pathlib import Path
+
+BRAIN, MS, HEAD, LIVER = "3_brain_labels_NC", "1_brain_ms_longitudinal", "2_head_ct_mr", "4_liver_mr_breathing_NC"
+CORD, HIPPOCAMPUS, KNEE = "6_cord_t1_t2", "7_hippocampus", "5_knee_bend"
+PAIRS = {
+    "brain": {
+        "fixed": f"{BRAIN}/1000_SS.nii.gz",
+        "moving": f"{BRAIN}/1001_SS.nii.gz",
+        "segmentations": (f"{BRAIN}/1000_glm.nii.gz", f"{BRAIN}/1001_glm.nii.gz"),
+    },
+    "liver": {
+        "fixed": f"{LIVER}/exhMaster_unmasked.force_direction.mha",
+        "moving": f"{LIVER}/cyc_1_6.force_direction.mha",
+        "landmarks": (f"{LIVER}/exhMasterLMliver.vtk", f"{LIVER}/cyc_1_6LMliver.vtk"),
+    },
+    "hippocampus": {
+        "fixed": f"{HIPPOCAMPUS}/images/hippocampus_056.nii.gz",
+        "moving": f"{HIPPOCAMPUS}/images/hippocampus_368.nii.gz",
+        "segmentations": (
+            f"{HIPPOCAMPUS}/labels/hippocampus_056.nii.gz",
+            f"{HIPPOCAMPUS}/labels/hippocampus_368.nii.gz",
+        ),
+    },
+    "cord T1-T2": {
+        "fixed": f"{CORD}/t1w.nii.gz",
+        "moving": f"{CORD}/t2.nii.gz",
+        "segmentations": (f"{CORD}/t1w_seg-manual.nii.gz", f"{CORD}/t2_seg-manual.nii.gz"),
+    },
+    "MS T1-T1": {"fixed": f"{MS}/study1_T1W.nii.gz", "moving": f"{MS}/study2_T1W.nii.gz", "reference": "T1W"},
+    "MS T1-FLAIR": {"fixed": f"{MS}/study1_T1W.nii.gz", "moving": f"{MS}/study2_FLAIR.nii.gz", "reference": "FLAIR"},
+    "head CT-MR": {"fixed": f"{HEAD}/ct_example.nii.gz", "moving": f"{HEAD}/mri_t1_example.nii.gz"},
+    "knee": {"fixed": f"{KNEE}/knee_fixed_R.nii.gz", "moving": f"{KNEE}/knee_moving_T.nii.gz"},
+}
+COLUMNS = "pair", "Dice", "TRE mm", "reference mm", "NMI", "folding %", "similarity", "lattice", "seconds", "peak GiB"
+
+
+def measure(name: str, data: Path, changes: dict) -> dict:
+    """One pair in this process."""
+    from IconRegistrationLib.core.files import read_image, read_landmarks, read_segmentation
+    from IconRegistrationLib.core.pipeline import Inputs, compute
+    from IconRegistrationLib.core.register import Settings
+
+    pair = PAIRS[name]
+    segmentations = [read_segmentation(data / path) for path in pair.get("segmentations", ())] or [None, None]
+    landmarks = [read_landmarks(data / path) for path in pair.get("landmarks", ())] or [None, None]
+    fixed, moving = read_image(data / pair["fixed"]), read_image(data / pair["moving"])
+    results = compute(Inputs(fixed, moving, *segmentations, *landmarks), Settings(**changes))
+    report, registration = results.report, results.registration
+    row = {
+        "pair": name,
+        "NMI": change(report.similarity.mutual_information, 3),
+        "folding %": f"{100 * report.deformation.folding.share:.4f}",
+        "similarity": registration.provenance["similarity"],
+        "lattice": " x ".join(map(str, registration.provenance["lattice"]["shape"][::-1])),
+        "seconds": f"{registration.provenance['seconds']['total']:.0f}",
+    }
+    if report.segments:
+        row["Dice"] = change(report.dice, 3)
+    if report.landmarks:
+        row["TRE mm"] = change(report.target_registration_error, 2)
+    if "reference" in pair:
+        points, there = reference_points(data / MS, pair["reference"], fixed)
+        apart = [abs_mean(points - there), abs_mean(registration.forward.transform_points(points) - there)]
+        row["reference mm"] = f"{apart[0]:.2f} -> {apart[1]:.2f}"
+    row["peak GiB"] = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}"
+    return row
+
+
+def reference_points(folder: Path, moving: str, fixed):
+    """Brain points of visit 1's T1W (mm, LPS) and their places in visit 2, by the data set's own transforms."""
+    import numpy as np
+
+    from IconRegistrationLib.core.files import read_image, read_transform
+    from IconRegistrationLib.core.geometry import apply_affine
+    from IconRegistrationLib.core.sampling import sample
+
+    def matrix(name):
+        transform = read_transform(folder / name)
+        origin = np.array(transform.TransformPoint([0.0, 0.0, 0.0]))
+        result = np.eye(4)
+        result[:3, 3] = origin
+        for axis in range(3):
+            result[:3, axis] = np.array(transform.TransformPoint(np.eye(3)[axis].tolist())) - origin
+        return result
+
+    to_common = np.linalg.inv(matrix("study1_T1W_intrastudy_to_FLAIR.txt") @ matrix("study1_FLAIR_to_common_space.txt"))
+    onwards = matrix("study2_FLAIR_to_common_space.txt")
+    if moving == "T1W":
+        onwards = matrix("study2_T1W_intrastudy_to_FLAIR.txt") @ onwards
+    brain = read_image(folder / "brainmask.nii.gz")
+    inside = sample(brain.array.astype(np.float32), brain.grid, fixed.grid, transform=to_common) > 0.5
+    points = fixed.grid.to_world(np.argwhere(inside)[::29, ::-1])
+    return points, apply_affine(onwards @ to_common, points)
+
+
+def abs_mean(vectors) -> float:
+    import numpy as np
+
+    return float(np.linalg.norm(vectors, axis=1).mean())
+
+
+def change(measure, digits: int) -> str:
+    return f"{measure.before:.{digits}f} -> {measure.after:.{digits}f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2].parent / "shared" / "data")
+    parser.add_argument("--only", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--settings", nargs="+", default=[], metavar="NAME=VALUE", help="fields of Settings")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        changes = dict(entry.split("=") for entry in options.settings)
+        changes = {name: literal_eval(value) if value[0] in "0123456789(" else value for name, value in changes.items()}
+        print(json.dumps(measure(options.only[0], options.data, changes)))
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print("| " + " | ".join(COLUMNS) + " |\n|" + "-|" * len(COLUMNS))
+    for name in options.only:
+        if not (options.data / PAIRS[name]["fixed"]).exists():
+            print(f"| {name} | not at {options.data} |")
+            continue
+        command = [sys.executable, __file__, "--one", "--only", name, "--data", options.data]
+        if options.settings:
+            command += ["--settings", *options.settings]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            print(f"| {name} | failed: {run.stderr.strip().splitlines()[-1]} |", flush=True)
+            continue
+        row = json.loads(run.stdout.strip().splitlines()[-1])
+        print("| " + " | ".join(str(row.get(column, "")) for column in COLUMNS) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
