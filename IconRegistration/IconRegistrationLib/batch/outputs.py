@@ -90,6 +90,7 @@ def output_folder(path: Path) -> Iterator[Path]:
     """
     mark = f"{socket.gethostname()}-{os.getpid()}"
     _clear_remains(path)
+    had_results = path.exists() and any(path.iterdir())
     partial, old = path.with_name(f".{path.name}.partial-{mark}"), path.with_name(f".{path.name}.old-{mark}")
     try:
         partial.mkdir(mode=0o700)
@@ -97,6 +98,8 @@ def output_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"{path.parent} cannot be written to ({error.strerror}); choose another --out.") from None
     try:
         yield partial
+        if not had_results and path.exists() and any(path.iterdir()):
+            raise InputError(f"Another run filled {path} meanwhile; run again with another --out.")
         _to_disk(partial)
         mask = os.umask(0)
         os.umask(mask)
