@@ -1,0 +1,288 @@
+"""The whole middle: volumes in, transforms out, with and without a network."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from IconRegistrationLib.core import register as room
+from IconRegistrationLib.core.catalog import ModelCard
+from IconRegistrationLib.core.errors import Cancelled, InputError
+from IconRegistrationLib.core.field import jacobian_determinant
+from IconRegistrationLib.core.geometry import Grid, Image, Segmentation, apply_affine
+from IconRegistrationLib.core.network import GradICON
+from IconRegistrationLib.core.phantom import make_phantom
+from IconRegistrationLib.core.register import Settings, register
+
+QUICK = Settings(spacing=9.0, align="centre", steps=25, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def a_phantom():
+    return make_phantom(size=48)
+
+
+@pytest.fixture(scope="module")
+def a_registration(a_phantom):
+    return register(a_phantom.fixed, a_phantom.moving, QUICK)
+
+
+def test_a_known_deformation_between_two_scanners_is_found(a_phantom, a_registration):
+    before = a_phantom.end_point_error(lambda points: points).mean()
+    after = a_phantom.end_point_error(a_registration.forward.transform_points).mean()
+    assert before > 15
+    assert after < 4  # voxels are 6 mm, the lattice 9 mm
+    assert (jacobian_determinant(a_registration.forward) > 0).all()
+
+
+def test_both_fields_cover_their_images_and_undo_each_other(a_phantom, a_registration):
+    for field, image in ((a_registration.forward, a_phantom.fixed), (a_registration.backward, a_phantom.moving)):
+        assert np.isfinite(field.displacement).all()
+        assert field.grid.contains(image.grid.corners(faces=True) * 0.999 + image.grid.centre * 0.001).all()
+    points = a_phantom.fixed_landmarks.points
+    there_and_back = a_registration.backward.transform_points(a_registration.forward.transform_points(points))
+    assert np.linalg.norm(there_and_back - points, axis=1).mean() < 2
+
+
+def test_the_record_of_a_run_is_json_and_complete(a_registration):
+    record = json.loads(json.dumps(a_registration.provenance, allow_nan=False))
+    assert record["settings"]["spacing"] == 9.0
+    assert record["model"]["name"] == "none"
+    assert record["similarity"] == "lncc2"
+    assert {"IconRegistration", "torch", "itk", "numpy", "python"} <= set(record["versions"])
+    assert record["seconds"]["total"] >= record["seconds"]["refinement"] > 0
+
+
+def test_the_same_call_gives_the_same_numbers(a_phantom, a_registration):
+    again = register(a_phantom.fixed, a_phantom.moving, QUICK)
+    np.testing.assert_allclose(again.forward.displacement, a_registration.forward.displacement, atol=1e-3)
+
+
+def test_different_contrasts_are_noticed():
+    phantom = make_phantom(size=48, modality="ct-mr")
+    registration = register(phantom.fixed, phantom.moving, QUICK)
+    assert registration.provenance["fixed"]["modality"] == "ct"
+    assert registration.provenance["moving"]["modality"] == "mri"
+    assert registration.provenance["similarity"] == "mind"
+    before = phantom.end_point_error(lambda points: points).mean()
+    assert phantom.end_point_error(registration.forward.transform_points).mean() < before / 2
+
+
+def test_alignment_alone_is_one_linear_map(a_phantom):
+    settings = dataclasses.replace(QUICK, refine="off")
+    registration = register(a_phantom.fixed, a_phantom.moving, settings)
+    points = a_phantom.fixed_landmarks.points
+    expected = apply_affine(registration.linear, points)
+    np.testing.assert_allclose(registration.forward.transform_points(points), expected, atol=1e-2)
+    back = registration.backward.transform_points(expected)
+    np.testing.assert_allclose(back, points, atol=1e-2)
+
+
+def test_an_initial_transform_is_the_start_and_part_of_the_result(a_phantom):
+    """With the true rigid part given and no alignment asked for, only the deformation is left to find."""
+    rigid = a_phantom.moving_pose @ np.linalg.inv(a_phantom.fixed_pose)
+    settings = dataclasses.replace(QUICK, align="auto")
+    registration = register(a_phantom.fixed, a_phantom.moving, settings, initial=rigid)
+    np.testing.assert_allclose(registration.linear, rigid)
+    assert a_phantom.end_point_error(registration.forward.transform_points).mean() < 4
+
+
+def test_a_region_confines_the_lattice_but_the_field_covers_the_image(a_phantom):
+    liver = a_phantom.fixed_segmentation.mask(a_phantom.fixed_segmentation.by_name()["liver"])
+    low, high = np.argwhere(liver).min(0)[::-1], np.argwhere(liver).max(0)[::-1] + 1
+    region = a_phantom.fixed.grid.box(low, high)
+    rigid = a_phantom.moving_pose @ np.linalg.inv(a_phantom.fixed_pose)
+    registration = register(a_phantom.fixed, a_phantom.moving, QUICK, initial=rigid, region=region)
+    assert np.prod(registration.fixed_lattice.extent) <= 1.01 * np.prod(region.extent)
+    assert registration.forward.grid.contains(a_phantom.fixed.grid.corners()).all()
+    inside = region.to_world(np.array(region.size) / 2)
+    assert np.linalg.norm(registration.forward.transform_points(inside) - a_phantom.truth(inside[None])[0]) < 8
+
+
+def test_masks_and_labels_reach_the_refinement(a_phantom, monkeypatch):
+    seen = {}
+
+    def spy(pair, *maps, options, progress):
+        seen.update(pair=pair, options=options)
+        return maps
+
+    monkeypatch.setattr(room, "refine", spy)
+    segmentation = a_phantom.fixed_segmentation
+    mask = Image(segmentation.mask(segmentation.by_name()["body"]), segmentation.grid, "body")
+    register(
+        a_phantom.fixed,
+        a_phantom.moving,
+        dataclasses.replace(QUICK, label_weight=3.0),
+        fixed_mask=mask,
+        fixed_labels=segmentation,
+        moving_labels=a_phantom.moving_segmentation,
+    )
+    pair = seen["pair"]
+    share = pair.fixed_mask.mean().item()
+    assert abs(share - mask.array.mean()) < 0.05
+    assert pair.fixed_labels.shape[1] == len(segmentation.segments)
+    assert seen["options"].label_weight == 3.0
+    # the labels' volumes in mm3 are those of the segmentation
+    liver = sorted(segmentation.by_name()).index("liver")
+    voxel = np.prod(pair.fixed_lattice.extent) / np.prod(pair.fixed_labels.shape[2:])
+    there = segmentation.mask(segmentation.by_name()["liver"]).sum() * segmentation.grid.voxel_volume
+    assert pair.fixed_labels[0, liver].sum().item() * voxel == pytest.approx(there, rel=0.05)
+
+
+def test_progress_rises_from_0_to_1_and_cancels(a_phantom):
+    seen = []
+    register(a_phantom.fixed, a_phantom.moving, QUICK, progress=lambda stage, fraction: seen.append((stage, fraction)))
+    fractions = [fraction for _, fraction in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert 0.9 < fractions[-1] <= 1.0001
+    assert [stage for n, (stage, _) in enumerate(seen) if stage not in [s for s, _ in seen[:n]]] == [
+        "model",
+        "alignment",
+        "preparation",
+        "refinement",
+        "transform",
+    ]
+
+    def stop(stage, fraction):
+        if stage == "refinement":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        register(a_phantom.fixed, a_phantom.moving, QUICK, progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"refine": "fields"}, "field, network, off"),
+        ({"similarity": "ssd"}, "lncc"),
+        ({"align": "affin"}, "affine"),
+        ({"refine": "network"}, "name a model"),
+        ({"steps": 0}, "at least 1"),
+        ({"spacing": -1.0}, "positive"),
+        ({"label_weight": -1.0}, "negative"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_once(changes, words):
+    with pytest.raises(InputError, match=words):
+        Settings(**changes)
+
+
+# ------------------------------------------------------------------------------------------------ with a network
+
+SHAPE = (64, 72, 80)  # the published cascade of five halvings needs 65 and more; this one has three
+CHANNELS = {"down": (2, 4, 8, 16), "up": (4, 4, 8)}
+
+
+@pytest.fixture
+def a_network(monkeypatch):
+    """A small cascade with random weights that moves things by some voxels, in place of the published one."""
+    torch.manual_seed(0)
+    network = GradICON(SHAPE, **CHANNELS).eval()
+    for unet in network.unets:
+        torch.nn.init.normal_(unet.lastConv.weight, std=0.02)
+    card = ModelCard("small", "A small network", "for tests", input_shape=SHAPE)
+    monkeypatch.setattr(room, "load_model", lambda name, **options: (network, card, "0" * 64))
+    return network
+
+
+def two_scanners():
+    turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
+    rng = np.random.default_rng(4)
+
+    def image(size, spacing, origin, direction, name):
+        grid = Grid.from_parts(size, spacing, origin, direction)
+        coarse = torch.tensor(rng.random((1, 1, 6, 6, 6)), dtype=torch.float32)
+        array = torch.nn.functional.interpolate(coarse, size=grid.shape, mode="trilinear")[0, 0].numpy()
+        return Image(array * 900, grid, name)
+
+    return (
+        image((50, 44, 30), (1, 1.2, 2), (5, -7, 30), np.eye(3), "fixed"),
+        image((40, 52, 36), (1.5, 1, 1.4), (-80, 30, 10), turn, "moving"),
+    )
+
+
+def test_the_network_path_is_icon_registrations_register_pair(a_network):
+    """The same input tensors, the same composite: ITK's evaluation of both transforms agrees."""
+    wrapper = pytest.importorskip("icon_registration.itk_wrapper", reason="icon_registration is not installed")
+    itk = pytest.importorskip("itk")
+    fixed, moving = two_scanners()
+    registration = register(fixed, moving, Settings(model="small", device="cpu"))
+
+    def as_itk(image):
+        result = itk.image_from_array(image.array)
+        result.SetSpacing(image.grid.spacing.tolist())
+        result.SetOrigin(image.grid.origin.tolist())
+        result.SetDirection(itk.matrix_from_array(np.ascontiguousarray(image.grid.direction)))
+        return result
+
+    def normalised(image):
+        low, high = image.array.min(), np.sort(image.array, axis=None)[int(0.99 * image.array.size) - 1]
+        values = torch.tensor((np.clip(image.array, low, high) - low) / (high - low))[None, None]
+        return torch.nn.functional.interpolate(values, size=SHAPE, mode="trilinear")
+
+    phi_AB, phi_BA = a_network.maps(normalised(moving), normalised(fixed))
+    torch.testing.assert_close(registration.phi_AB, phi_AB, atol=1e-5, rtol=0)
+    identity = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, n) for n in SHAPE), indexing="ij"))[None]
+    rng = np.random.default_rng(0)
+    for phi, field, (here, there) in (
+        (phi_AB, registration.forward, (fixed, moving)),
+        (phi_BA, registration.backward, (moving, fixed)),
+    ):
+        composite = wrapper.create_itk_transform(phi, identity, as_itk(there), as_itk(here))
+        ijk = rng.uniform(1, np.array(here.grid.size) - 2, (200, 3))
+        points = here.grid.to_world(ijk)
+        expected = np.array([list(composite.TransformPoint(point)) for point in points.tolist()])
+        assert np.linalg.norm(expected - points, axis=1).mean() > 1
+        np.testing.assert_allclose(field.transform_points(points), expected, atol=2e-3)
+
+
+def test_a_network_starts_from_an_initial_transform(a_network):
+    """An untrained network is the identity: what comes out is the initial transform, sheared or not."""
+    for unet in a_network.unets:
+        torch.nn.init.zeros_(unet.lastConv.weight)
+    fixed, moving = two_scanners()
+    initial = np.eye(4)
+    initial[:3, :3] = np.array([[0.9, -0.3, 0.1], [0.2, 1.0, 0.0], [0.0, 0.1, 1.1]])
+    initial[:3, 3] = moving.grid.centre - initial[:3, :3] @ fixed.grid.centre
+    registration = register(fixed, moving, Settings(model="small", device="cpu"), initial=initial)
+    points = fixed.grid.to_world(np.random.default_rng(1).uniform(0, 29, (100, 3)))
+    expected = apply_affine(initial, points)
+    np.testing.assert_allclose(registration.forward.transform_points(points), expected, atol=1e-3)
+    assert registration.backward.grid.is_orthogonal
+    inside = moving.grid.contains(expected)
+    assert inside.sum() > 50
+    back = registration.backward.transform_points(expected[inside])
+    np.testing.assert_allclose(back, points[inside], atol=1e-2)
+
+
+def test_a_networks_maps_are_refined_and_its_weights_stay(a_network):
+    fixed, moving = two_scanners()
+    weights = {name: value.clone() for name, value in a_network.state_dict().items()}
+    plain = register(fixed, moving, Settings(model="small", device="cpu"))
+    refined = register(fixed, moving, Settings(model="small", refine="field", steps=5, device="cpu"))
+    tuned = register(fixed, moving, Settings(model="small", refine="network", steps=1, device="cpu"))
+    for other in (refined, tuned):
+        assert not torch.equal(other.phi_AB, plain.phi_AB)
+    assert tuned.provenance["similarity"] == "lncc"
+    for name, value in a_network.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_labels_of_one_image_alone_are_refused(a_phantom):
+    with pytest.raises(InputError, match="both"):
+        register(a_phantom.fixed, a_phantom.moving, QUICK, fixed_labels=a_phantom.fixed_segmentation)
+    stranger = Segmentation.from_labels(
+        Image(np.ones(a_phantom.moving.grid.shape, np.uint8), a_phantom.moving.grid, "other")
+    )
+    with pytest.raises(InputError, match="same name"):
+        register(
+            a_phantom.fixed,
+            a_phantom.moving,
+            QUICK,
+            fixed_labels=a_phantom.fixed_segmentation,
+            moving_labels=stranger,
+        )
