@@ -1,7 +1,6 @@
 """Nodes in, nodes out. A stand-in for core.register, with a known field, shows what becomes of its result."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +13,11 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
 from IconRegistrationLib.core.field import DisplacementField, warp_image, warp_segmentation  # noqa: E402
 from IconRegistrationLib.core.phantom import make_phantom  # noqa: E402
+from IconRegistrationLib.core.pipeline import grid_at_moving_resolution  # noqa: E402
 from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.registration import (  # noqa: E402
     PROVENANCE_ATTRIBUTE,
     Outputs,
-    grid_at_moving_resolution,
     mask_from_node,
     register_nodes,
 )
@@ -64,8 +63,7 @@ def scene():
 
 @pytest.fixture
 def a_stand_in(monkeypatch):
-    module = SimpleNamespace(register=a_register, Settings=SimpleNamespace)
-    monkeypatch.setitem(sys.modules, "IconRegistrationLib.core.register", module)
+    monkeypatch.setattr("IconRegistrationLib.core.pipeline.register", a_register)
 
 
 def a_pair(scene):
@@ -213,7 +211,10 @@ def test_a_cancelled_or_failed_run_leaves_the_scene_as_it_was(scene, a_stand_in,
 
 
 def test_what_cannot_be_used_is_refused_before_the_registration(scene, monkeypatch):
-    monkeypatch.setitem(sys.modules, "IconRegistrationLib.core.register", None)  # importing it would raise
+    def never(*arguments, **options):
+        raise AssertionError("the registration was started")
+
+    monkeypatch.setattr("IconRegistrationLib.core.pipeline.register", never)
     fixed, moving = a_pair(scene)
     empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "blank")
     linear = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "straight")
