@@ -24,7 +24,6 @@ from .progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.geometry import Image
     from ..core.pipeline import Inputs
     from ..core.register import Settings
 
@@ -373,7 +372,7 @@ def _warp_labels(args: argparse.Namespace) -> None:
 
 def _warp_image(args: argparse.Namespace) -> None:
     from ..core.checks import check_image
-    from ..core.field import warp_image
+    from ..core.field import in_type_of, warp_image
     from ..core.files import IMAGE_SUFFIXES, read_image, writable, write_image
     from ..core.intensity import background_value
 
@@ -382,20 +381,7 @@ def _warp_image(args: argparse.Namespace) -> None:
     check_image(image)
     order = {"linear": 1, "cubic": 3, "nearest": 0}[args.interpolation or "linear"]
     outside = background_value(image) if args.background is None else args.background
-    write_image(_in_type_of(image, warp_image(image, field, grid, order, outside)), args.out)
-
-
-def _in_type_of(image: Image, warped: Image) -> Image:
-    """`warped` rounded into the integer type of `image`, within its limits: a cubic spline overshoots."""
-    import numpy as np
-
-    from ..core.geometry import Image
-
-    if image.array.dtype.kind not in "iu":
-        return warped
-    limits = np.iinfo(image.array.dtype)
-    values = np.rint(warped.array).clip(limits.min, limits.max).astype(image.array.dtype)
-    return Image(values, warped.grid, warped.name)
+    write_image(in_type_of(image, warp_image(image, field, grid, order, outside)), args.out)
 
 
 def _field_and_grid(args: argparse.Namespace):

@@ -19,16 +19,18 @@ class Progress:
     def __init__(self, as_json: bool = False):
         self._as_json = as_json
         self._updates = not as_json and sys.stderr.isatty()
-        self._start = time.monotonic()
         self._stage = ""
+        self._began = (0.0, 0.0)  # when the stage began, and at which fraction
         self._last = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
         now = time.monotonic()
         if stage == self._stage and now - self._last < (0.1 if self._updates else _PAUSE):
             return
+        if stage != self._stage:
+            self._began = (now, fraction)
         self._stage, self._last = stage, now
-        left = (now - self._start) * (1 - fraction) / fraction if fraction > 0.05 else None
+        left = self._seconds_left(now, fraction)
         if self._as_json:
             seconds = None if left is None else round(left, 1)
             print(json.dumps({"stage": stage, "fraction": round(fraction, 4), "seconds_left": seconds}), flush=True)
@@ -38,6 +40,11 @@ class Progress:
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def _seconds_left(self, now: float, fraction: float) -> float | None:
+        """By the pace of this stage: stages differ too much from machine to machine to mix them."""
+        start, done = self._began
+        return (now - start) * (1 - fraction) / (fraction - done) if fraction - done > 0.02 else None
 
     def close(self) -> None:
         """Leave the terminal's cursor at the start of an empty line."""

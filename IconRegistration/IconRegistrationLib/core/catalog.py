@@ -201,8 +201,9 @@ def read_network(path: Path, card: ModelCard) -> GradICON:
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read ({error}); {remedy}.") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError, ... for damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} is damaged or not a PyTorch weights file ({reason}); {remedy}.") from None
+        # its words are left out: for some files they advise to load without weights_only, which runs the file's code
+        kind = type(error).__name__
+        raise InputError(f"{path} is damaged or not a PyTorch weights file ({kind}); {remedy}.") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path} holds no state dict of tensors; save the network's state_dict(), not the network.")
     with torch.device("meta"):  # no time spent on random weights that are replaced at once

@@ -264,6 +264,15 @@ def _warp_spline(image: Image, field: DisplacementField, target: Grid, outside: 
     return itk.array_from_image(warped)
 
 
+def in_type_of(image: Image, warped: Image) -> Image:
+    """`warped` in the integer type of `image`, if that is one: rounded, and within its limits (cubic overshoots)."""
+    if image.array.dtype.kind not in "iu":
+        return warped
+    limits = np.iinfo(image.array.dtype)
+    values = np.rint(warped.array).clip(limits.min, limits.max).astype(image.array.dtype)
+    return replace(warped, array=values)
+
+
 def warp_labels(labels: Image, field: DisplacementField, target: Grid, method: str = "nearest") -> Image:
     """A moving label map on `target`, in its own dtype; 0 where the field leads out of it.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .field import warp_image, warp_segmentation
+from .field import in_type_of, warp_image, warp_segmentation
 from .geometry import Grid, Image, Landmarks, Segmentation
 from .quality import Report, assess
 from .register import Progress, Registration, Settings, register
@@ -82,7 +82,7 @@ def compute(
     forward = registration.forward
 
     def warped_on(grid: Grid) -> Image:
-        return _in_type_of(moving, warp_image(moving, forward, grid, outside=registration.outside))
+        return in_type_of(moving, warp_image(moving, forward, grid, outside=registration.outside))
 
     progress("warping", 0.9)
     warped = warped_on(fixed.grid)
@@ -121,10 +121,3 @@ def grid_at_moving_resolution(fixed: Grid, moving: Grid, linear: np.ndarray) -> 
     )  # moving voxels per mm, columns i j k
     samples = np.maximum(np.ceil(np.abs(steps).max(axis=0) * fixed.extent - 1e-6), 1).astype(int)
     return fixed.with_shape(tuple(samples[::-1]))
-
-
-def _in_type_of(moving: Image, warped: Image) -> Image:
-    """`warped` in the moving image's integer type: half the memory, and whole Hounsfield units."""
-    if moving.array.dtype.kind not in "iu":
-        return warped
-    return Image(np.rint(warped.array).astype(moving.array.dtype), warped.grid, warped.name)
