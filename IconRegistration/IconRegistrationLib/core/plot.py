@@ -11,7 +11,7 @@ from .field import DisplacementField
 from .geometry import Grid, Image
 from .sampling import sample
 
-_TOWARDS = ("right to left", "anterior to posterior", "inferior to superior")  # along +x, +y, +z of LPS
+_TOWARDS = ("R→L", "A→P", "I→S")  # along +x, +y, +z of LPS
 _LINES = {"linewidths": 0.7, "colors": "gold"}
 
 

@@ -149,10 +149,15 @@ def register(
     clock = _Clock(settings, progress or (lambda stage, fraction: None))
     remedy = "choose a coarser spacing, refine 'field' instead of 'network', or device 'cpu'"
     with memory_guard(device, remedy):
-        with clock.stage("model"):
+        with clock.stage("model") as step:
             network, card, checksum = None, None, None
             if settings.model != "none":
-                network, card, checksum = load_model(settings.model, weights_dir=settings.weights_dir, device=device)
+                network, card, checksum = load_model(
+                    settings.model,
+                    weights_dir=settings.weights_dir,
+                    device=device,
+                    progress=lambda done, total: step(done / total if total else 0.0),
+                )
         with clock.stage("alignment") as step:
             sides = (
                 _Side.of(fixed, fixed_mask, settings.fixed_modality, settings),
