@@ -27,6 +27,9 @@ BINS = 32
 #: Iterations at the coarse level, where they cost little, and at the fine one, which starts close to the goal.
 COARSE_ITERATIONS = {"rigid": 20, "similarity": 40, "affine": 40}
 FINE_ITERATIONS = 10
+#: Rounds of the coarse optimisation of a stretching map, and the gain in mutual information that a next one needs.
+MOST_ROUNDS = 4
+LEAST_GAIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def align(
             f"{fixed.name} and {moving.name} do not overlap even with their centres on each other; "
             "check that they show the same region, or give an initial transform."
         )
-    steps = _Steps(len(starts) + (2 if kind == "rigid" else 3), progress)
+    steps = _Steps(len(starts) + (2 if kind == "rigid" else 2 + MOST_ROUNDS), progress)
     rigid = {name: _optimise("rigid", *coarse, matrix, steps.next()) for name, matrix in starts.items()}
     start = max(rigid, key=lambda name: _score(*coarse, rigid[name]))
     turned, step = _best_turn(*coarse, rigid[start]), steps.next()
@@ -134,8 +137,15 @@ def align(
         candidates[start] = _optimise(kind, *fine, matrix, steps.next(), FINE_ITERATIONS)
     else:
         candidates[f"{start}, rigid kept"] = matrix
-        stretched = _optimise(kind, *coarse, matrix, steps.next())
-        stretched = _optimise(kind, *fine, stretched, steps.next(), FINE_ITERATIONS)
+        stretched, reached = matrix, _score(*coarse, matrix)
+        for _ in range(MOST_ROUNDS):  # a line search that has run dry often finds more from where it stopped
+            further = _optimise(kind, *coarse, stretched, steps.next())
+            gain, reached = _score(*coarse, further) - reached, _score(*coarse, further)
+            if gain > 0:
+                stretched = further
+            if gain < LEAST_GAIN:
+                break
+        stretched = _optimise(kind, *fine, stretched, steps.last(), FINE_ITERATIONS)
         if _is_plausible(stretched @ np.linalg.inv(matrix)):
             candidates[start] = stretched
     final = {name: _score(*fine, place) for name, place in candidates.items()}
@@ -154,6 +164,11 @@ class _Steps:
 
     def __init__(self, count: int, progress: Callable[[float], None] | None):
         self._count, self._done, self._progress = count, -1, progress
+
+    def last(self) -> Callable[[float], None]:
+        """The last step, whether or not all before it were needed."""
+        self._done = self._count - 2
+        return self.next()
 
     def next(self) -> Callable[[float], None]:
         self._done += 1
