@@ -1,6 +1,7 @@
 """Registers real pairs with the `none` model and prints what came out, one process per pair.
 
     python Testing/benchmarks/pairs.py [--data ../shared/data] [--only brain liver ...] [--settings spacing=2.0 ...]
+                                       [--refinement diffusion=0.25 window=3.0 ...]
 
 The data are not part of the project (their licences differ); a pair whose files are absent is left out. Columns: Dice
 is the mean over all segments that both label maps hold, before (headers alone) and after; TRE the mean landmark error
@@ -17,6 +18,7 @@ import resource
 import subprocess
 import sys
 from ast import literal_eval
+from functools import partial
 from pathlib import Path
 
 BRAIN, MS, HEAD, LIVER = "3_brain_labels_NC", "1_brain_ms_longitudinal", "2_head_ct_mr", "4_liver_mr_breathing_NC"
@@ -53,12 +55,14 @@ PAIRS = {
 COLUMNS = "pair", "Dice", "TRE mm", "reference mm", "NMI", "folding %", "similarity", "lattice", "seconds", "peak GiB"
 
 
-def measure(name: str, data: Path, changes: dict) -> dict:
-    """One pair in this process."""
+def measure(name: str, data: Path, changes: dict, refinement: dict) -> dict:
+    """One pair in this process; `refinement` replaces defaults of core.refine.FieldRefinement."""
+    from IconRegistrationLib.core import register as room
     from IconRegistrationLib.core.files import read_image, read_landmarks, read_segmentation
     from IconRegistrationLib.core.pipeline import Inputs, compute
     from IconRegistrationLib.core.register import Settings
 
+    room.FieldRefinement = partial(room.FieldRefinement, **refinement)
     pair = PAIRS[name]
     segmentations = [read_segmentation(data / path) for path in pair.get("segmentations", ())] or [None, None]
     landmarks = [read_landmarks(data / path) for path in pair.get("landmarks", ())] or [None, None]
@@ -122,17 +126,23 @@ def change(measure, digits: int) -> str:
     return f"{measure.before:.{digits}f} -> {measure.after:.{digits}f}"
 
 
+def assigned(entries: list[str]) -> dict:
+    """NAME=VALUE texts as values: numbers and tuples are read as such."""
+    values = dict(entry.split("=") for entry in entries)
+    return {name: literal_eval(value) if value[0] in "0123456789(" else value for name, value in values.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2].parent / "shared" / "data")
     parser.add_argument("--only", nargs="+", choices=PAIRS, default=list(PAIRS))
     parser.add_argument("--settings", nargs="+", default=[], metavar="NAME=VALUE", help="fields of Settings")
+    parser.add_argument("--refinement", nargs="+", default=[], metavar="NAME=VALUE", help="fields of FieldRefinement")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        changes = dict(entry.split("=") for entry in options.settings)
-        changes = {name: literal_eval(value) if value[0] in "0123456789(" else value for name, value in changes.items()}
-        print(json.dumps(measure(options.only[0], options.data, changes)))
+        row = measure(options.only[0], options.data, assigned(options.settings), assigned(options.refinement))
+        print(json.dumps(row))
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| " + " | ".join(COLUMNS) + " |\n|" + "-|" * len(COLUMNS))
@@ -141,8 +151,9 @@ def main():
             print(f"| {name} | not at {options.data} |")
             continue
         command = [sys.executable, __file__, "--one", "--only", name, "--data", options.data]
-        if options.settings:
-            command += ["--settings", *options.settings]
+        for option in ("settings", "refinement"):
+            if getattr(options, option):
+                command += [f"--{option}", *getattr(options, option)]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
             print(f"| {name} | failed: {run.stderr.strip().splitlines()[-1]} |", flush=True)
