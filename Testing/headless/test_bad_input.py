@@ -124,6 +124,7 @@ CASES = {
     "missing": (fixed_is(lambda d: d / "none.nii.gz"), "none.nii.gz", "check the path"),
     "constant": (fixed_is(lambda d: write(d / "x.nii.gz", np.full((SIZE,) * 3, 7, np.int16))), "7", "Choose"),
     "NaN": (fixed_is(lambda d: write(d / "x.nrrd", with_one(np.nan))), "1 voxel", "replace"),
+    "NaN in a NIfTI file": (fixed_is(lambda d: write(d / "x.nii.gz", with_one(np.nan))), "1 voxel", "replace"),
     "Inf": (fixed_is(lambda d: write(d / "x.nrrd", with_one(np.inf))), "1 voxel", "replace"),
     "one voxel thin": (fixed_is(lambda d: write(d / "x.nii.gz", textured()[:1])), "12 x 12 x 1", "volume"),
     "two voxels thin": (fixed_is(lambda d: write(d / "x.nii.gz", textured()[:2])), "12 x 12 x 2", "choose"),

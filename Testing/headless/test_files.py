@@ -608,3 +608,19 @@ def test_the_livers_landmarks_are_where_its_documentation_says():
     assert len(distance) == 36
     assert distance.mean() == pytest.approx(6.1, abs=0.05)
     assert distance.max() == pytest.approx(10.2, abs=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_nan_in_a_nifti_file_is_refused_where_itk_would_make_it_zero(tmp_path, order, suffix):
+    array = np.ones((8, 9, 10), order + "f4")
+    array[2, 3, 4], array[7, 8, 9] = np.nan, -np.inf
+    image = nibabel.Nifti1Image(array, np.eye(4), nibabel.Nifti1Header(endianness=order))
+    image.set_data_dtype(np.float32)
+    path = tmp_path / f"nan{suffix}"
+    nibabel.save(image, path)
+    with pytest.raises(InputError, match="2 voxels that are not a number"):
+        read_image(path)
+    image.dataobj[2, 3, 4] = image.dataobj[7, 8, 9] = 0
+    nibabel.save(image, path)
+    assert read_image(path).array.sum() == 8 * 9 * 10 - 2

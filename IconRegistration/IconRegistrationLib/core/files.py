@@ -75,6 +75,7 @@ def read_image(path) -> Image:
     header = _header(path, io)
     if ".nii" in path.suffixes:
         _refuse_truncated_nifti(path, header.bytes)
+        _refuse_nan_in_nifti(path, header.bytes)
     pixel = {"int8": itk.SS, "int64": itk.D, "uint64": itk.D}.get(header.dtype.name)  # not wrapped in Python
     pixel = pixel or {v: k for k, v in _pixel_types().items()}[header.dtype.name]
     with _itk_errors(path):
@@ -245,12 +246,40 @@ def _nifti_is_second_version(header: bytes) -> tuple[bool, str]:
     raise InputError("The NIfTI header has no valid length.")
 
 
+def _nifti_start(header: bytes, second: bool, order: str) -> int:
+    """Where in the file the voxels begin."""
+    return int(
+        struct.unpack(order + "q", header[168:176])[0] if second else struct.unpack(order + "f", header[108:112])[0]
+    )
+
+
+def _refuse_nan_in_nifti(path: Path, voxel_bytes: int) -> None:
+    """ITK replaces what is not a number by 0 in NIfTI files and says nothing."""
+    header = _nifti_bytes(path, 544)
+    second, order = _nifti_is_second_version(header)
+    place = 12 if second else 70
+    dtype = {16: "f4", 64: "f8"}.get(struct.unpack(order + "h", header[place : place + 2])[0])
+    if dtype is None:
+        return
+    wrong = 0
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        file.seek(_nifti_start(header, second, order))
+        left = voxel_bytes
+        while left > 0 and (block := file.read(min(left, 1 << 24))):
+            left -= len(block)
+            wrong += np.count_nonzero(~np.isfinite(np.frombuffer(block, order + dtype)))
+    if wrong:
+        raise InputError(
+            f"{path} has {wrong} voxels that are not a number (NaN or infinite); replace them, for instance by the "
+            "background value."
+        )
+
+
 def _refuse_truncated_nifti(path: Path, voxel_bytes: int) -> None:
     """ITK fills the missing part of a truncated NIfTI with zeros and says nothing."""
     header = _nifti_bytes(path, 544)
     second, order = _nifti_is_second_version(header)
-    start = struct.unpack(order + "q", header[168:176])[0] if second else struct.unpack(order + "f", header[108:112])[0]
-    needed = int(start) + voxel_bytes
+    needed = _nifti_start(header, second, order) + voxel_bytes
     if path.suffix != ".gz":
         held = path.stat().st_size
     else:
