@@ -170,10 +170,11 @@ def register(
             else:
                 stretched = alignment.kind == "none" and initial is None and region is None
                 pair = _network_pair(*sides, None if stretched else alignment.matrix, region, card.input_shape, device)
-            if fixed_labels is not None and moving_labels is not None:
+            if fixed_labels is not None:  # check_pair: then the moving image has labels too
                 pair = _with_labels(pair, fixed_labels, moving_labels, thinned=settings.refinement == "field")
-        maps = linear_maps(pair)
-        if network is not None and settings.refinement != "network":
+        if network is None:
+            maps = linear_maps(pair)
+        elif settings.refinement != "network":  # which evaluates the network itself
             with clock.stage("network") as step:
                 maps = network.maps(pair.moving, pair.fixed, precision=settings.precision, progress=step)
         similarity = None
