@@ -174,7 +174,7 @@ def test_structures_and_landmarks_meet_their_counterparts(a_run, a_phantom):
 
 
 def test_scene_and_pictures(inputs, tmp_path):
-    review = pytest.importorskip("IconRegistrationLib.mrml.review")
+    review = pytest.importorskip("IconRegistrationLib.mrml.pictures")
     embedded = pytest.importorskip("IconRegistrationLib.mrml.embedded")
     pytest.importorskip("slicer", reason="slicer-core is not installed")
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")

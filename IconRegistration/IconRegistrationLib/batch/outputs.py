@@ -273,7 +273,7 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
 
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_ERROR)  # no DISPLAY is no reason to worry
     from ..mrml.markups import node_from_landmarks
-    from ..mrml.review import can_render, render_slices
+    from ..mrml.pictures import can_render, render_slices
     from ..mrml.scene import save_scene, temporary_nodes
     from ..mrml.segmentations import node_from_segmentation
     from ..mrml.transforms import node_from_field
@@ -343,7 +343,7 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
 
 def _prepare_grid(transform, grid: Grid) -> None:
     """The deformation grid suits the image and waits, hidden, for a click on the transform's eye."""
-    from ..mrml.review import show_grid
+    from ..mrml.pictures import show_grid
 
     transform.CreateDefaultDisplayNodes()
     show_grid(transform.GetDisplayNode(), float(grid.extent.max()))

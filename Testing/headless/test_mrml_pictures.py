@@ -10,7 +10,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 
 from IconRegistrationLib.core.field import DisplacementField  # noqa: E402
-from IconRegistrationLib.mrml import embedded, review, segmentations, transforms, volumes  # noqa: E402
+from IconRegistrationLib.mrml import embedded, pictures, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.scene import nodes_of_class, temporary_nodes  # noqa: E402
 
 SIZE = 200
@@ -19,8 +19,8 @@ GRID = Grid.from_parts((50, 50, 50), (2, 2, 2), (-49, -49, -49))
 
 @pytest.fixture
 def scene():
-    if review.can_render():
-        pytest.skip(review.can_render())
+    if pictures.can_render():
+        pytest.skip(pictures.can_render())
     scene = embedded.boot()
     with temporary_nodes(scene):
         yield scene
@@ -65,7 +65,7 @@ def pixels(path) -> np.ndarray:
 def views(path) -> dict[str, np.ndarray]:
     picture = pixels(path)
     assert picture.shape == (SIZE, 3 * SIZE, 3)
-    return dict(zip(review.ORIENTATIONS, np.split(picture, 3, axis=1), strict=True))
+    return dict(zip(pictures.ORIENTATIONS, np.split(picture, 3, axis=1), strict=True))
 
 
 def middle_of(mask: np.ndarray) -> np.ndarray:
@@ -81,17 +81,17 @@ def red(picture):
 def test_directions_are_slicers(scene, tmp_path):
     """A ball at the patient's left, back and head: left is right in the picture, the back below, the head up."""
     volume = a_volume(scene, ball((25, 20, 15), 10))
-    path = review.render_slices(scene, volume, tmp_path / "views.png", centre=(25, 20, 15), size=SIZE)
+    path = pictures.render_slices(scene, volume, tmp_path / "views.png", centre=(25, 20, 15), size=SIZE)
     for view, picture in views(path).items():
         bright = picture.min(axis=-1) > 0.5
         assert bright.sum() > 100, view
         assert np.abs(middle_of(bright)).max() < 0.02, view  # centred on the slices' crossing
-    path = review.render_slices(scene, volume, tmp_path / "views.png", centre=(25, 20, 0), size=SIZE)
+    path = pictures.render_slices(scene, volume, tmp_path / "views.png", centre=(25, 20, 0), size=SIZE)
     # the axial slice now misses the ball; the other two, centred 15 mm lower, show it above the middle
     shown = views(path)
     assert not (shown["Axial"] > 0.5).any()
     assert middle_of(shown["Coronal"].min(axis=-1) > 0.5)[1] > 0.1
-    path = review.render_slices(scene, volume, tmp_path / "views.png", centre=(20, 15, 15), size=SIZE)
+    path = pictures.render_slices(scene, volume, tmp_path / "views.png", centre=(20, 15, 15), size=SIZE)
     right, up = middle_of(views(path)["Axial"].min(axis=-1) > 0.5)
     assert right > 0.03
     assert up < -0.03
@@ -103,7 +103,7 @@ def test_outlines_of_the_given_segmentations_alone(scene, tmp_path):
     volume = a_volume(scene, ball((0, 0, 0), 20))
     shown = a_ball_node(scene, (1, 0, 0))
     a_ball_node(scene, (0, 1, 0), radius=40)  # visible in the scene, not asked for
-    path = review.render_slices(scene, volume, tmp_path / "views.png", segmentations=[shown], size=SIZE)
+    path = pictures.render_slices(scene, volume, tmp_path / "views.png", segmentations=[shown], size=SIZE)
     for picture in views(path).values():
         rows, columns = np.nonzero(red(picture))
         # outline of a disc of 40 mm in a view of about 100 mm
@@ -117,7 +117,7 @@ def test_a_transformed_segmentation_is_outlined_where_it_is_moved_to(scene, tmp_
     volume = a_volume(scene, np.zeros(GRID.shape))
     node = a_ball_node(scene, radius=12)
     node.SetAndObserveTransformNodeID(a_shift_node(scene, (-20, 0, 0)).GetID())  # fixed -> moving: content goes +20
-    path = review.render_slices(
+    path = pictures.render_slices(
         scene, volume, tmp_path / "views.png", segmentations=[node], centre=(0, 0, 0), size=SIZE
     )
     assert middle_of(red(views(path)["Axial"]))[0] == pytest.approx(0.2, abs=0.03)
@@ -129,7 +129,7 @@ def test_the_grid_is_drawn_and_bends(scene, tmp_path):
     wave[..., 0] = 6 * np.sin(places()[..., 1] / 8)
     for name, displacement in {"straight": wave * 1e-4, "bent": wave}.items():
         node = transforms.node_from_field(scene, DisplacementField(displacement, GRID), name)
-        path = review.render_slices(scene, volume, tmp_path / f"{name}.png", transform=node, size=SIZE)
+        path = pictures.render_slices(scene, volume, tmp_path / f"{name}.png", transform=node, size=SIZE)
         drawn = views(path)["Axial"].max(axis=-1) > 0.2
         columns = drawn.mean(axis=0)
         assert drawn.mean() > 0.05
@@ -141,7 +141,7 @@ def test_the_grid_is_drawn_and_bends(scene, tmp_path):
 
 def test_the_foreground_is_blended(scene, tmp_path):
     back, front = a_volume(scene, ball((-20, 0, 0), 10)), a_volume(scene, ball((20, 0, 0), 10))
-    path = review.render_slices(scene, back, tmp_path / "views.png", front, opacity=0.25, size=SIZE)
+    path = pictures.render_slices(scene, back, tmp_path / "views.png", front, opacity=0.25, size=SIZE)
     picture = views(path)["Axial"]
     assert picture[SIZE // 2, SIZE // 2 - int(0.2 * SIZE)].mean() == pytest.approx(0.75, abs=0.03)
     assert picture[SIZE // 2, SIZE // 2 + int(0.2 * SIZE)].mean() == pytest.approx(0.25, abs=0.03)
@@ -152,8 +152,8 @@ def test_pictures_leave_the_scene_as_it_was(scene, tmp_path):
     other = a_ball_node(scene, (0, 1, 0))
     other.GetDisplayNode().SetVisibility(False)
     before = {n.GetID() for n in nodes_of_class(scene, "vtkMRMLNode")}
-    review.render_slices(scene, volume, tmp_path / "views.png", transform=shift, segmentations=[node], size=SIZE)
-    review.render_3d(scene, tmp_path / "surface.png", [node], size=SIZE)
+    pictures.render_slices(scene, volume, tmp_path / "views.png", transform=shift, segmentations=[node], size=SIZE)
+    pictures.render_3d(scene, tmp_path / "surface.png", [node], size=SIZE)
     assert {n.GetID() for n in nodes_of_class(scene, "vtkMRMLNode")} == before
     assert node.GetDisplayNode().GetVisibility2DFill()
     assert [n.GetDisplayNode().GetVisibility() for n in (node, other)] == [1, 0]
@@ -169,7 +169,7 @@ def test_a_surface_is_seen_from_the_front(scene, tmp_path):
         Segment("right", 2, color=(0, 1, 0), identifier="r"),
     )
     node = segmentations.node_from_segmentation(scene, Segmentation((labels,), segments, GRID), "pair")
-    picture = pixels(review.render_3d(scene, tmp_path / "surface.png", [node], size=SIZE))
+    picture = pixels(pictures.render_3d(scene, tmp_path / "surface.png", [node], size=SIZE))
     left = (picture[..., 0] > 0.4) & (picture[..., 1] < 0.3)
     right = (picture[..., 1] > 0.4) & (picture[..., 0] < 0.3)
     assert middle_of(left)[0] > 0.05 > -0.05 > middle_of(right)[0]
@@ -177,22 +177,22 @@ def test_a_surface_is_seen_from_the_front(scene, tmp_path):
 
 
 def test_grid_lines_are_round_distances():
-    assert [review.grid_spacing(width) for width in (40, 100, 250, 300, 480)] == [2, 5, 10, 10, 20]
+    assert [pictures.grid_spacing(width) for width in (40, 100, 250, 300, 480)] == [2, 5, 10, 10, 20]
     for width in np.geomspace(5, 5000, 40):
-        assert 15 <= width / review.grid_spacing(width) <= 40
+        assert 15 <= width / pictures.grid_spacing(width) <= 40
 
 
 def test_what_cannot_be_drawn_is_refused(scene, tmp_path, monkeypatch):
     volume = a_volume(scene, ball((0, 0, 0), 20))
     with pytest.raises(InputError, match="'Oblique'"):
-        review.render_slices(scene, volume, tmp_path / "views.png", orientations=("Oblique",))
+        pictures.render_slices(scene, volume, tmp_path / "views.png", orientations=("Oblique",))
     with pytest.raises(InputError, match="does not exist"):
-        review.render_slices(scene, volume, tmp_path / "absent" / "views.png")
-    monkeypatch.setattr(review, "can_render", lambda: "no driver; install one")
+        pictures.render_slices(scene, volume, tmp_path / "absent" / "views.png")
+    monkeypatch.setattr(pictures, "can_render", lambda: "no driver; install one")
     with pytest.raises(InputError, match="no driver"):
-        review.render_slices(scene, volume, tmp_path / "views.png")
+        pictures.render_slices(scene, volume, tmp_path / "views.png")
 
 
 def test_a_machine_without_a_driver_is_told_what_to_install(monkeypatch):
-    monkeypatch.setattr(review, "_PROBE", "import os; os.abort()")
-    assert "libegl1" in review.can_render.__wrapped__()
+    monkeypatch.setattr(pictures, "_PROBE", "import os; os.abort()")
+    assert "libegl1" in pictures.can_render.__wrapped__()
