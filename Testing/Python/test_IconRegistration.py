@@ -18,7 +18,7 @@ class IconRegistrationTest(unittest.TestCase):
     def test_a_phantom_is_registered_and_its_organs_follow(self):
         from IconRegistration import IconRegistrationLogic
         from IconRegistrationLib.core.phantom import make_phantom
-        from IconRegistrationLib.core.register import Settings
+        from IconRegistrationLib.core.settings import Settings
         from IconRegistrationLib.mrml.segmentations import node_from_segmentation
         from IconRegistrationLib.mrml.volumes import node_from_image
 

@@ -59,8 +59,9 @@ def measure(name: str, data: Path, changes: dict, refinement: dict) -> dict:
     """One pair in this process; `refinement` replaces defaults of core.refine.FieldRefinement."""
     from IconRegistrationLib.core import register as room
     from IconRegistrationLib.core.files import read_image, read_landmarks, read_segmentation
-    from IconRegistrationLib.core.pipeline import Inputs, compute
-    from IconRegistrationLib.core.register import Settings
+    from IconRegistrationLib.core.pipeline import compute
+    from IconRegistrationLib.core.results import Inputs
+    from IconRegistrationLib.core.settings import Settings
 
     room.FieldRefinement = partial(room.FieldRefinement, **refinement)
     pair = PAIRS[name]

@@ -413,6 +413,6 @@ def left_in_inputs():
 
 
 def quickly(compute):
-    from IconRegistrationLib.core.register import Settings
+    from IconRegistrationLib.core.settings import Settings
 
     return lambda inputs, **options: compute(inputs, Settings(align="mass", steps=3, spacing=12), **options)

@@ -8,14 +8,12 @@ import pytest
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import SETTINGS, _settings, build_parser, main
-from IconRegistrationLib.core.align import KINDS
 from IconRegistrationLib.core.catalog import CARDS
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.files import write_image
 from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.pipeline import Inputs
-from IconRegistrationLib.core.register import Settings
-from IconRegistrationLib.core.similarity import SIMILARITIES
+from IconRegistrationLib.core.results import Inputs
+from IconRegistrationLib.core.settings import ALIGNMENTS, SIMILARITIES, Settings
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def images(pair):
 
 def test_help_names_every_choice():
     assert set(SETTINGS) == set(Settings.__dataclass_fields__)
-    for name, choices in (("align", KINDS), ("similarity", SIMILARITIES), ("model", CARDS)):
+    for name, choices in (("align", ALIGNMENTS), ("similarity", SIMILARITIES), ("model", CARDS)):
         assert all(choice in SETTINGS[name][1] for choice in choices), name
 
 

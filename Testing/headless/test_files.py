@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from IconRegistrationLib.core.displacement import DisplacementField
 from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.field import DisplacementField
 from IconRegistrationLib.core.files import (
     image_header,
     read_image,

@@ -10,7 +10,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 itk = pytest.importorskip("itk")
 
-from IconRegistrationLib.core.field import DisplacementField  # noqa: E402
+from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
 
 

@@ -9,7 +9,7 @@ from IconRegistrationLib.core.geometry import Grid, Image, Segment, Segmentation
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 
-from IconRegistrationLib.core.field import DisplacementField  # noqa: E402
+from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import embedded, pictures, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.scene import nodes_of_class, temporary_nodes  # noqa: E402
 

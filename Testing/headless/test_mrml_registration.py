@@ -11,7 +11,8 @@ from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, S
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from IconRegistrationLib.core.field import DisplacementField, warp_image, warp_segmentation  # noqa: E402
+from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
+from IconRegistrationLib.core.field import warp_image, warp_segmentation  # noqa: E402
 from IconRegistrationLib.core.phantom import make_phantom  # noqa: E402
 from IconRegistrationLib.core.pipeline import grid_at_moving_resolution  # noqa: E402
 from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
@@ -278,7 +279,7 @@ def test_the_fine_grid_follows_the_moving_voxels_through_rotation_and_scale():
 
 
 def test_a_real_registration_of_a_phantom(scene):
-    from IconRegistrationLib.core.register import Settings
+    from IconRegistrationLib.core.settings import Settings
 
     phantom = make_phantom(size=48)
     fixed = volumes.node_from_image(scene, phantom.fixed, "inhale")

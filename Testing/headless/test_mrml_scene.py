@@ -10,7 +10,7 @@ from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, S
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from IconRegistrationLib.core.field import DisplacementField  # noqa: E402
+from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene, temporary_nodes  # noqa: E402
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core.field import DisplacementField
+from IconRegistrationLib.core.displacement import DisplacementField
 from IconRegistrationLib.core.geometry import Grid, Image, apply_affine
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core.field import DisplacementField
+from IconRegistrationLib.core.displacement import DisplacementField
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, apply_affine
-from IconRegistrationLib.core.quality import Report, assess
+from IconRegistrationLib.core.quality import assess
+from IconRegistrationLib.core.report import Report
 
 pytest.importorskip("itk")
 sitk = pytest.importorskip("SimpleITK")

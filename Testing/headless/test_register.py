@@ -14,7 +14,8 @@ from IconRegistrationLib.core.field import jacobian_determinant
 from IconRegistrationLib.core.geometry import Grid, Image, Segmentation, apply_affine
 from IconRegistrationLib.core.network import GradICON
 from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.register import Settings, register
+from IconRegistrationLib.core.register import register
+from IconRegistrationLib.core.settings import Settings
 
 QUICK = Settings(spacing=9.0, align="centre", steps=25, device="cpu")
 
@@ -175,18 +176,23 @@ def test_settings_that_make_no_sense_are_refused_at_once(changes, words):
 
 SHAPE = (64, 72, 80)  # the published cascade of five halvings needs 65 and more; this one has three
 CHANNELS = {"down": (2, 4, 8, 16), "up": (4, 4, 8)}
+SMALL = {"model": "small", "device": "cpu"}
 
 
 @pytest.fixture
-def a_network(monkeypatch):
+def a_network():
     """A small cascade with random weights that moves things by some voxels, in place of the published one."""
     torch.manual_seed(0)
     network = GradICON(SHAPE, **CHANNELS).eval()
     for unet in network.unets:
         torch.nn.init.normal_(unet.lastConv.weight, std=0.02)
-    card = ModelCard("small", "A small network", "for tests", input_shape=SHAPE)
-    monkeypatch.setattr(room, "load_model", lambda name, **options: (network, card, "0" * 64))
     return network
+
+
+def loader(network):
+    """In place of `load_model`: this network whatever the name."""
+    card = ModelCard("small", "A small network", "for tests", input_shape=SHAPE)
+    return lambda name, **options: (network, card, "0" * 64)
 
 
 def two_scanners():
@@ -210,7 +216,7 @@ def test_the_network_path_is_icon_registrations_register_pair(a_network):
     wrapper = pytest.importorskip("icon_registration.itk_wrapper", reason="icon_registration is not installed")
     itk = pytest.importorskip("itk")
     fixed, moving = two_scanners()
-    registration = register(fixed, moving, Settings(model="small", device="cpu"))
+    registration = register(fixed, moving, Settings(**SMALL), load=loader(a_network))
 
     def as_itk(image):
         result = itk.image_from_array(image.array)
@@ -248,7 +254,7 @@ def test_a_network_starts_from_an_initial_transform(a_network):
     initial = np.eye(4)
     initial[:3, :3] = np.array([[0.9, -0.3, 0.1], [0.2, 1.0, 0.0], [0.0, 0.1, 1.1]])
     initial[:3, 3] = moving.grid.centre - initial[:3, :3] @ fixed.grid.centre
-    registration = register(fixed, moving, Settings(model="small", device="cpu"), initial=initial)
+    registration = register(fixed, moving, Settings(**SMALL), initial=initial, load=loader(a_network))
     points = fixed.grid.to_world(np.random.default_rng(1).uniform(0, 29, (100, 3)))
     expected = apply_affine(initial, points)
     np.testing.assert_allclose(registration.forward.transform_points(points), expected, atol=1e-3)
@@ -262,9 +268,9 @@ def test_a_network_starts_from_an_initial_transform(a_network):
 def test_a_networks_maps_are_refined_and_its_weights_stay(a_network):
     fixed, moving = two_scanners()
     weights = {name: value.clone() for name, value in a_network.state_dict().items()}
-    plain = register(fixed, moving, Settings(model="small", device="cpu"))
-    refined = register(fixed, moving, Settings(model="small", refine="field", steps=5, device="cpu"))
-    tuned = register(fixed, moving, Settings(model="small", refine="network", steps=1, device="cpu"))
+    plain = register(fixed, moving, Settings(**SMALL), load=loader(a_network))
+    refined = register(fixed, moving, Settings(**SMALL, refine="field", steps=5), load=loader(a_network))
+    tuned = register(fixed, moving, Settings(**SMALL, refine="network", steps=1), load=loader(a_network))
     for other in (refined, tuned):
         assert not torch.equal(other.phi_AB, plain.phi_AB)
     assert tuned.provenance["similarity"] == "lncc"
@@ -286,3 +292,16 @@ def test_labels_of_one_image_alone_are_refused(a_phantom):
             fixed_labels=a_phantom.fixed_segmentation,
             moving_labels=stranger,
         )
+
+
+def test_padding_carries_the_same_map_beyond_the_image(a_phantom, a_registration):
+    """The transform reaches further and changes nowhere that it was."""
+    padded = register(a_phantom.fixed, a_phantom.moving, dataclasses.replace(QUICK, padding=25.0))
+    grid = a_phantom.fixed.grid
+    inside = grid.to_world(np.random.default_rng(0).uniform(0, np.array(grid.size) - 1, (200, 3)))
+    np.testing.assert_allclose(
+        padded.forward.transform_points(inside), a_registration.forward.transform_points(inside), atol=1e-3
+    )
+    beyond = grid.centre + (grid.corners(faces=True) - grid.centre) * (1 + 20 / np.linalg.norm(grid.extent / 2))
+    assert padded.forward.grid.contains(beyond).all()
+    assert not a_registration.forward.grid.contains(beyond).any()

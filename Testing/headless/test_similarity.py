@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.similarity import SIMILARITIES, make_similarity
+from IconRegistrationLib.core.settings import SIMILARITIES
+from IconRegistrationLib.core.similarity import make_similarity
 
 SHAPES = [(24, 31, 27), (9, 40, 13)]
 

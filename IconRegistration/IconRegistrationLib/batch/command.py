@@ -24,10 +24,10 @@ from .progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.pipeline import Inputs
-    from ..core.register import Settings
+    from ..core.results import Inputs
+    from ..core.settings import Settings
 
-#: Options of `register` that are fields of core.register.Settings, which also checks their values: (metavar, help,
+#: Options of `register` that are fields of core.settings.Settings, which also checks their values: (metavar, help,
 #: what argparse needs besides). An option that is not given leaves the field's default.
 SETTINGS = {
     "align": ("KIND", "linear alignment first: auto, none, centre, mass, rigid, similarity, affine", {}),
@@ -42,6 +42,7 @@ SETTINGS = {
     "ct_window": (("LOW", "HIGH"), "HU that become 0 and 1", {"type": float, "nargs": 2}),
     "quantile_range": (("LOW", "HIGH"), "MR quantiles that become 0 and 1", {"type": float, "nargs": 2}),
     "label_weight": ("WEIGHT", "of the segments with --guide", {"type": float}),
+    "padding": ("MM", "by which the transforms reach beyond the images", {"type": float}),
     "spacing": ("MM", "between the samples of the refinement's lattice", {"type": float}),
     "weights_dir": ("DIR", "folder with weights files that were placed there", {}),
 }
@@ -234,7 +235,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     """Settings of the options that were given; InputError if device or weights are not there."""
     from ..core.catalog import find_card
     from ..core.network import choose_device
-    from ..core.register import Settings
+    from ..core.settings import Settings
 
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -259,7 +260,7 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     from ..core import checks
     from ..core.files import image_header, read_image, read_landmarks, read_segmentation
     from ..core.geometry import Grid
-    from ..core.pipeline import Inputs
+    from ..core.results import Inputs
 
     if args.guide and not (args.fixed_segmentation and args.moving_segmentation):
         raise InputError("--guide needs segments of both images; give --fixed-segmentation and --moving-segmentation.")
@@ -386,7 +387,7 @@ def _warp_image(args: argparse.Namespace) -> None:
 
 def _field_and_grid(args: argparse.Namespace):
     """The transform as a field, sampled on the reference's grid unless it has samples of its own; and that grid."""
-    from ..core.field import DisplacementField
+    from ..core.displacement import DisplacementField
     from ..core.files import read_image, read_transform
 
     grid = read_image(args.reference).grid

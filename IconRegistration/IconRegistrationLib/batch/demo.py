@@ -11,8 +11,8 @@ import numpy as np
 from .outputs import output_folder, write_inputs, write_results
 
 if TYPE_CHECKING:
-    from ..core.pipeline import Results
     from ..core.register import Progress
+    from ..core.results import Results
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Demo:
 def run_demo(folder: Path, size: int, progress: Progress) -> Demo:
     """Make the phantom of about `size`^3 voxels, register it with the default settings, write all of it to `folder`."""
     from ..core.phantom import make_phantom
-    from ..core.pipeline import Inputs, compute
+    from ..core.pipeline import compute
+    from ..core.results import Inputs
 
     progress("phantom", 0.0)
     phantom = make_phantom(size=size)

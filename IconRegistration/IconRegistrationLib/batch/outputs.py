@@ -17,7 +17,7 @@ from ..core.errors import InputError
 
 if TYPE_CHECKING:
     from ..core.geometry import Grid
-    from ..core.pipeline import Inputs, Results
+    from ..core.results import Inputs, Results
 
 #: Every file that a run may write, and what it is.
 FILES = {

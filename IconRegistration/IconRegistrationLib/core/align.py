@@ -16,8 +16,8 @@ import numpy as np
 from .errors import InputError
 from .geometry import Grid, Image
 from .sampling import sample, smooth_for
+from .settings import ALIGNMENTS
 
-KINDS = ("none", "centre", "mass", "rigid", "similarity", "affine")
 #: Samples of the fixed image at the coarse and the fine level: what a rigid alignment of a head needs in seconds.
 COARSE_VOXELS = 20_000
 FINE_VOXELS = 100_000
@@ -99,8 +99,8 @@ def align(
     progress: called with the done fraction; may raise to stop.
     Raises InputError for an unknown kind, and where no starting point makes the images overlap.
     """
-    if kind not in KINDS:
-        raise InputError(f"No alignment is called {kind!r}; choose one of {', '.join(KINDS)}.")
+    if kind not in ALIGNMENTS:
+        raise InputError(f"No alignment is called {kind!r}; choose one of {', '.join(ALIGNMENTS)}.")
     coarse = _levels(fixed, moving, fixed_mask, moving_mask, COARSE_VOXELS)
     if initial is not None:
         starts = {"initial": np.array(initial, dtype=np.float64)}

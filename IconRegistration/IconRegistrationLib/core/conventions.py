@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .field import DisplacementField, mapped_index
+from .displacement import DisplacementField
+from .field import mapped_index
 from .geometry import Grid
 
 

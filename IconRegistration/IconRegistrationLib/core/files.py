@@ -26,7 +26,7 @@ from .errors import InputError
 from .geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_vectors
 
 if TYPE_CHECKING:
-    from .field import DisplacementField
+    from .displacement import DisplacementField
 
 IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 TRANSFORM_SUFFIXES = (".h5", ".tfm")
@@ -684,7 +684,7 @@ def read_transform(path):
 def _read_displacement_image(path: Path):
     import itk
 
-    from .field import DisplacementField
+    from .displacement import DisplacementField
 
     io = _open(path)
     if io.GetNumberOfComponents() != 3 or io.GetNumberOfDimensions() < 3:

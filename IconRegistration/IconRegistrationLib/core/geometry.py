@@ -157,6 +157,11 @@ class Grid:
         affine[:3, 3] = self.to_world(low)
         return Grid(tuple(reversed([int(n) for n in high - low])), affine)
 
+    def padded(self, margin: float) -> Grid:
+        """With as many further samples on every side as reach `margin` mm."""
+        samples = np.ceil(margin / self.spacing - 1e-6).astype(int)
+        return self.box(-samples, np.array(self.size) + samples)
+
     def moved(self, transform: np.ndarray) -> Grid:
         """The same lattice after a 4x4 transform mm -> mm of the world."""
         return Grid(self.shape, np.asarray(transform, dtype=np.float64) @ self.affine)

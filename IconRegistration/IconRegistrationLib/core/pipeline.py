@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from .field import in_type_of, warp_image, warp_segmentation
-from .geometry import Grid, Image, Landmarks, Segmentation
-from .quality import Report, assess
-from .register import Progress, Registration, Settings, register
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is registered; everything in one world.
-
-    Landmarks and segmentations are carried over and compared; masks (non-zero counts), `initial` (4x4, fixed mm ->
-    moving mm) and `region` (a box in the fixed world) are as in `register`.
-    """
-
-    fixed: Image
-    moving: Image
-    fixed_segmentation: Segmentation | None = None
-    moving_segmentation: Segmentation | None = None
-    fixed_landmarks: Landmarks | None = None
-    moving_landmarks: Landmarks | None = None
-    fixed_mask: Image | None = None
-    moving_mask: Image | None = None
-    initial: np.ndarray | None = None
-    region: Grid | None = None
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a registration gives.
-
-    warped: the moving image on the fixed grid.  warped_fine: the same box at the moving image's resolution.
-    warped_segmentation: the moving segmentation on the fixed grid, resampled once from its original voxels.
-    warped_landmarks: the moving landmarks carried to the fixed image.
-    """
-
-    registration: Registration
-    warped: Image
-    warped_fine: Image | None
-    warped_segmentation: Segmentation | None
-    warped_landmarks: Landmarks | None
-    report: Report
+from .catalog import load_model
+from .field import in_type_of, inverse_consistency_error, jacobian_determinant, warp_image, warp_segmentation
+from .geometry import Grid, Image
+from .quality import assess
+from .register import Progress, register
+from .results import Inputs, Results
+from .settings import Settings
 
 
 def compute(
@@ -54,15 +21,20 @@ def compute(
     settings: Settings | None = None,
     *,
     guide: bool = False,
+    carry: bool = True,
+    compare: bool = True,
     moving_resolution: bool = False,
     progress: Progress | None = None,
+    load: Callable = load_model,
 ) -> Results:
     """Register, warp and measure.
 
     guide: segments that both segmentations name also guide the registration (their own Dice then no longer measures
         the accuracy).
+    carry: warp the moving segmentation.  compare: the report speaks about the segments.
     moving_resolution: also warp the moving image at its own resolution.
     progress(stage, fraction of the run): may raise Cancelled.
+    load: `load_model`, or what keeps loaded networks between runs.
     Raises what `register` raises.
     """
     progress = progress or (lambda stage, fraction: None)
@@ -78,8 +50,9 @@ def compute(
         moving_labels=inputs.moving_segmentation if guide else None,
         region=inputs.region,
         progress=lambda stage, fraction: progress(stage, 0.9 * fraction),
+        load=load,
     )
-    forward = registration.forward
+    forward, backward = registration.forward, registration.backward
 
     def warped_on(grid: Grid) -> Image:
         return in_type_of(moving, warp_image(moving, forward, grid, outside=registration.outside))
@@ -89,26 +62,39 @@ def compute(
     warped_fine = warped_segmentation = warped_landmarks = None
     if moving_resolution:
         warped_fine = warped_on(grid_at_moving_resolution(fixed.grid, moving.grid, registration.linear))
-    if inputs.moving_segmentation is not None:
+    if carry and inputs.moving_segmentation is not None:
         warped_segmentation = warp_segmentation(inputs.moving_segmentation, forward, fixed.grid)
     if inputs.moving_landmarks is not None:
-        carried = registration.backward.transform_points(inputs.moving_landmarks.points)
+        carried = backward.transform_points(inputs.moving_landmarks.points)
         warped_landmarks = replace(inputs.moving_landmarks, points=carried)
     progress("measuring", 0.95)
+    jacobian = jacobian_determinant(forward)
+    distrust = inverse_consistency_error(forward, backward)
     report = assess(
         fixed,
         moving,
         forward,
-        registration.backward,
-        fixed_segmentation=inputs.fixed_segmentation,
-        moving_segmentation=inputs.moving_segmentation,
+        backward,
+        fixed_segmentation=inputs.fixed_segmentation if compare else None,
+        moving_segmentation=inputs.moving_segmentation if compare else None,
         fixed_landmarks=inputs.fixed_landmarks,
         moving_landmarks=inputs.moving_landmarks,
         initial=inputs.initial,
+        jacobian=jacobian,
+        distrust=distrust,
         provenance=registration.provenance,
     )
     progress("done", 1.0)
-    return Results(registration, warped, warped_fine, warped_segmentation, warped_landmarks, report)
+    return Results(
+        registration,
+        warped,
+        warped_fine,
+        warped_segmentation,
+        warped_landmarks,
+        Image(jacobian, forward.grid, "Jacobian"),
+        Image(distrust, forward.grid, "distrust"),
+        report,
+    )
 
 
 def grid_at_moving_resolution(fixed: Grid, moving: Grid, linear: np.ndarray) -> Grid:

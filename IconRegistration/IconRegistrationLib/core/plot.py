@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .field import DisplacementField
+from .displacement import DisplacementField
 from .geometry import Grid, Image
 from .sampling import sample
 

@@ -7,26 +7,28 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .. import __version__
-from .align import KINDS, Alignment, align
+from .align import Alignment, align
 from .catalog import load_model
 from .checks import check_pair
-from .errors import InputError
-from .field import DisplacementField, compose, flatten
+from .displacement import DisplacementField
+from .field import compose, flatten
 from .finetune import finetune
 from .geometry import Grid, Image, Segmentation
 from .intensity import background_value, guess_modality, normalise
 from .lattice import linear_between, network_lattices, refinement_lattices, region_box
 from .network import choose_device, memory_guard
 from .refine import FieldRefinement, Pair, contrast_agreement, linear_maps, refine
+from .results import Registration
 from .sampling import coverage, sample, smooth_for
-from .similarity import SIMILARITIES, make_similarity
+from .settings import Settings
+from .similarity import make_similarity
 
 #: Samples of the lattice on which maps are refined without a network: a minute on two CPU cores, seconds on a GPU.
 REFINEMENT_VOXELS = {"cpu": 1_500_000, "cuda": 6_000_000}
@@ -42,77 +44,6 @@ STAGE_COSTS = {"model": 2, "alignment": 10, "preparation": 3, "network": 20, "tr
 REFINEMENT_COSTS = {"off": 0, "field": 60, "network": 600}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to register. Every field has a default that works for a first try; "auto" decides from the images."""
-
-    model: str = "none"  #: a model card's name (core/catalog.py) or the path of a weights file
-    refine: str = "auto"  #: field, network, off; auto is field without a network and off with one
-    steps: int | None = None  #: refinement steps (field: on each of three levels), None the method's default
-    similarity: str = "auto"  #: lncc, lncc2, mind; auto as `choose_similarity` finds
-    align: str = "auto"  #: none, centre, mass, rigid, similarity, affine; auto is affine without a network
-    device: str = "auto"  #: cpu, cuda, cuda:1, mps
-    precision: str = "auto"  #: float32, mixed (the network's arithmetic; maps are always float32)
-    fixed_modality: str = "auto"  #: ct, mri
-    moving_modality: str = "auto"
-    ct_window: tuple[float, float] | None = None  #: HU that become 0 and 1
-    quantile_range: tuple[float, float] | None = None  #: MR quantiles that become 0 and 1
-    label_weight: float = 1.0  #: weight of the soft Dice loss where labels guide
-    spacing: float | None = None  #: mm between samples of the refinement's lattice; None by memory and time
-    weights_dir: str | None = None  #: folder of pre-placed weights files
-
-    def __post_init__(self):
-        for name, choices in {
-            "refine": ("auto", "field", "network", "off"),
-            "similarity": ("auto", *SIMILARITIES),
-            "align": ("auto", *KINDS),
-            "precision": ("auto", "float32", "mixed"),
-            "fixed_modality": ("auto", "ct", "mri"),
-            "moving_modality": ("auto", "ct", "mri"),
-        }.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
-        if self.model == "none" and self.refine == "network":
-            raise InputError("refine is 'network' but model is 'none': name a model, or refine the field.")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps is {self.steps}; at least 1, or refine 'off'.")
-        if self.spacing is not None and not self.spacing > 0:
-            raise InputError(f"spacing is {self.spacing} mm; it must be positive.")
-        if self.label_weight < 0:
-            raise InputError(f"label_weight is {self.label_weight}; it must not be negative.")
-
-    @property
-    def refinement(self) -> str:
-        """`refine` with "auto" decided."""
-        if self.refine != "auto":
-            return self.refine
-        return "field" if self.model == "none" else "off"
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What `register` found.
-
-    forward: fixed -> moving points, over the whole fixed image: the transform under which MOVING data is placed.
-    backward: moving -> fixed points, over the whole moving image.
-    phi_AB, phi_BA: float32 tensors [1, 3, D, H, W] on `fixed_lattice` and `moving_lattice` (docs/phi.md).
-    linear: 4x4, fixed mm -> moving mm, the linear alignment contained in all of them.
-    outside: value of the moving image where there is nothing, for warping.
-    provenance: JSON-safe record of what was done with what, how long it took and where.
-    """
-
-    forward: DisplacementField
-    backward: DisplacementField
-    phi_AB: object = field(repr=False)
-    phi_BA: object = field(repr=False)
-    fixed_lattice: Grid
-    moving_lattice: Grid
-    linear: np.ndarray
-    outside: float
-    settings: Settings
-    provenance: dict = field(repr=False)
-
-
 def register(
     fixed: Image,
     moving: Image,
@@ -125,6 +56,7 @@ def register(
     moving_labels: Segmentation | None = None,
     region: Grid | None = None,
     progress: Progress | None = None,
+    load: Callable = load_model,
 ) -> Registration:
     """Finds the map from the fixed to the moving image and its counterpart.
 
@@ -134,6 +66,7 @@ def register(
     fixed_labels, moving_labels: structures that should meet, matched by name (soft Dice).
     region: a box in the fixed world; the map is found there and continued smoothly outside.
     progress: called as progress(stage, fraction of the whole in [0, 1]); what it raises (`Cancelled`) ends the run.
+    load: `load_model`, or what keeps loaded networks between runs.
     Raises InputError for input that cannot be registered, before any work; DeviceMemoryError.
     """
     settings = settings or Settings()
@@ -152,7 +85,7 @@ def register(
         with clock.stage("model") as step:
             network, card, checksum = None, None, None
             if settings.model != "none":
-                network, card, checksum = load_model(
+                network, card, checksum = load(
                     settings.model,
                     weights_dir=settings.weights_dir,
                     device=device,
@@ -193,8 +126,9 @@ def register(
         with clock.stage("transform"):
             phi_AB, phi_BA = (phi.float().cpu() for phi in maps)
             lattices = pair.fixed_lattice, pair.moving_lattice
-            forward = flatten(phi_AB, *lattices, fixed.grid, pair.linear)
-            backward = flatten(phi_BA, *reversed(lattices), moving.grid, np.linalg.inv(pair.linear))
+            covers = [grid.padded(settings.padding) for grid in (fixed.grid, moving.grid)]
+            forward = flatten(phi_AB, *lattices, covers[0], pair.linear)
+            backward = flatten(phi_BA, *reversed(lattices), covers[1], np.linalg.inv(pair.linear))
             if moving.grid.is_orthogonal and not backward.grid.is_orthogonal:
                 backward = _straightened(backward, moving.grid.with_shape(pair.moving_lattice.shape))
     return Registration(

@@ -180,8 +180,8 @@ class MINDSSC(_Compared):
         return fixed.amin(1, keepdim=True) < 0.9  # a constant patch has all twelve descriptors at 1
 
 
-#: The names that settings and the command line use.
-SIMILARITIES: dict[str, Callable[[], Similarity]] = {
+#: The names of core/settings.py.
+_LOSSES: dict[str, Callable[..., Similarity]] = {
     "lncc": LNCC,
     "lncc2": lambda **options: LNCC(squared=True, **options),
     "mind": MINDSSC,
@@ -190,6 +190,6 @@ SIMILARITIES: dict[str, Callable[[], Similarity]] = {
 
 def make_similarity(name: str, **options) -> Similarity:
     """A new loss by name; raises InputError that lists the names."""
-    if name not in SIMILARITIES:
-        raise InputError(f"No similarity is called {name!r}; choose one of {', '.join(SIMILARITIES)}.")
-    return SIMILARITIES[name](**options)
+    if name not in _LOSSES:
+        raise InputError(f"No similarity is called {name!r}; choose one of {', '.join(_LOSSES)}.")
+    return _LOSSES[name](**options)

@@ -25,7 +25,7 @@ from .transforms import linear_from_node, node_from_field
 from .volumes import image_from_node, node_from_image
 
 if TYPE_CHECKING:
-    from ..core.pipeline import Inputs, Results
+    from ..core.results import Inputs, Results
 
 #: Node attribute that says, as JSON, how a transform or volume was made.
 PROVENANCE_ATTRIBUTE = "IconRegistration.provenance"
@@ -81,7 +81,7 @@ def register_nodes(
     fixed_mask, moving_mask: volume or segmentation nodes; what is not 0 counts.
     initial: the linear transform node under which the moving image lies roughly on the fixed one.
     region: a markups ROI node, a box in the fixed image to which the registration is confined.
-    settings: core.register.Settings.
+    settings: core.settings.Settings.
     moving_resolution: also warp the moving volume at its own resolution.
     outputs: nodes of an earlier run to update in place; what is None in it is made anew.
     progress(stage, fraction of the run): may raise Cancelled.
@@ -123,7 +123,7 @@ def inputs_from_nodes(
 ) -> Inputs:
     """The arguments of `register_nodes` as core types; raises InputError that names the node which cannot be used."""
 
-    from ..core.pipeline import Inputs
+    from ..core.results import Inputs
 
     def read(node, reader):
         return None if node is None else reader(node)

@@ -118,7 +118,7 @@ def field_from_node(node, grid: Grid | None = None):
     node is anything else or has a parent. With `grid`: any transform, from the world to the node's own space, sampled
     on `grid`; an inverse is then VTK's numerical one.
     """
-    from ..core.field import DisplacementField
+    from ..core.displacement import DisplacementField
 
     if grid is None:
         stored = _stored_grid_transform(node)

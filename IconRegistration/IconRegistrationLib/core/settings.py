@@ -1,0 +1,62 @@
+"""How to register, as a value. No torch here: Slicer's own process makes settings, and may have none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import InputError
+
+#: Linear alignments, from the least to the most freedom (core/align.py).
+ALIGNMENTS = ("none", "centre", "mass", "rigid", "similarity", "affine")
+#: Names of the losses (core/similarity.py).
+SIMILARITIES = ("lncc", "lncc2", "mind")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to register. Every field has a default that works for a first try; "auto" decides from the images."""
+
+    model: str = "none"  #: a model card's name (core/catalog.py) or the path of a weights file
+    refine: str = "auto"  #: field, network, off; auto is field without a network and off with one
+    steps: int | None = None  #: refinement steps (field: on each of three levels), None the method's default
+    similarity: str = "auto"  #: lncc, lncc2, mind; auto as `choose_similarity` finds
+    align: str = "auto"  #: none, centre, mass, rigid, similarity, affine; auto is affine without a network
+    device: str = "auto"  #: cpu, cuda, cuda:1, mps
+    precision: str = "auto"  #: float32, mixed (the network's arithmetic; maps are always float32)
+    fixed_modality: str = "auto"  #: ct, mri
+    moving_modality: str = "auto"
+    ct_window: tuple[float, float] | None = None  #: HU that become 0 and 1
+    quantile_range: tuple[float, float] | None = None  #: MR quantiles that become 0 and 1
+    label_weight: float = 1.0  #: weight of the soft Dice loss where labels guide
+    padding: float = 0.0  #: mm by which the transforms reach beyond their images, continued smoothly
+    spacing: float | None = None  #: mm between samples of the refinement's lattice; None by memory and time
+    weights_dir: str | None = None  #: folder of pre-placed weights files
+
+    def __post_init__(self):
+        for name, choices in {
+            "refine": ("auto", "field", "network", "off"),
+            "similarity": ("auto", *SIMILARITIES),
+            "align": ("auto", *ALIGNMENTS),
+            "precision": ("auto", "float32", "mixed"),
+            "fixed_modality": ("auto", "ct", "mri"),
+            "moving_modality": ("auto", "ct", "mri"),
+        }.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        if self.model == "none" and self.refine == "network":
+            raise InputError("refine is 'network' but model is 'none': name a model, or refine the field.")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps is {self.steps}; at least 1, or refine 'off'.")
+        if self.spacing is not None and not self.spacing > 0:
+            raise InputError(f"spacing is {self.spacing} mm; it must be positive.")
+        if not 0 <= self.padding < 1000:
+            raise InputError(f"padding is {self.padding} mm; choose 0 to 1000 mm.")
+        if self.label_weight < 0:
+            raise InputError(f"label_weight is {self.label_weight}; it must not be negative.")
+
+    @property
+    def refinement(self) -> str:
+        """`refine` with "auto" decided."""
+        if self.refine != "auto":
+            return self.refine
+        return "field" if self.model == "none" else "off"
