@@ -300,3 +300,43 @@ def test_a_real_registration_of_a_phantom(scene):
     warped = volumes.image_from_node(outputs.warped_volume).array
     assert np.isfinite(expected).mean() > 0.5
     assert np.nanmax(np.abs(warped - expected)) < 0.51  # the node and the volume agree, whole Hounsfield units apart
+
+
+def test_maps_and_landmarks_become_nodes_and_are_updated_in_place(scene, a_stand_in):
+    """A shift changes no volume and undoes itself; where it leaves the moving image nothing is known: -1."""
+    fixed, moving = a_pair(scene)
+    points = markups.node_from_landmarks(scene, Landmarks(np.array([SHIFT]), ("tip",)), "points")
+    asked = {"moving_landmarks": points, "jacobian": True, "distrust": True}
+    outputs = register_nodes(fixed, moving, **asked)
+    np.testing.assert_allclose(markups.landmarks_from_node(outputs.warped_landmarks).points, [[0, 0, 0]], atol=1e-4)
+    assert parent_name(scene, outputs.warped_landmarks) == parent_name(scene, points)
+    np.testing.assert_allclose(volumes.image_from_node(outputs.jacobian).array, 1, atol=1e-5)
+    distrust = volumes.image_from_node(outputs.distrust)
+    assert distrust.array[tuple(n // 2 for n in distrust.grid.shape)] == pytest.approx(0, abs=1e-5)
+    assert set(np.unique(distrust.array[distrust.array < 0])) <= {-1.0}
+
+    before = ids(scene)
+    again = register_nodes(fixed, moving, **asked, outputs=outputs)
+    assert ids(scene) == before
+    assert again.jacobian is outputs.jacobian
+    assert again.warped_landmarks is outputs.warped_landmarks
+
+
+def test_only_the_chosen_segments_take_part(scene, a_stand_in):
+    fixed, moving = a_pair(scene)
+    organs = a_segmentation_node(scene, MOVING_GRID, SHIFT)
+    truth = a_segmentation_node(scene, FIXED_GRID, np.zeros(3), "truth")
+    asked = {"fixed_segmentation": truth, "moving_segmentation": organs, "moving_mask": organs}
+    outputs = register_nodes(fixed, moving, **asked, moving_segments=["centre"])
+    assert [s.name for s in segmentations.segmentation_from_node(outputs.warped_segmentation).segments] == ["centre"]
+    assert [s.name for s in outputs.report.segments if np.isfinite(s.dice.after)] == ["centre"]
+    whole, core = mask_from_node(organs).array, a_register.given["moving_mask"].array
+    assert 0 < core.sum() < whole.sum()
+
+    silent = register_nodes(fixed, moving, **asked, carry=False, compare=False)
+    assert silent.warped_segmentation is None
+    assert silent.report.segments == ()
+
+    organs.GetSegmentation().RemoveSegment("centre")
+    with pytest.raises(InputError, match="centre"):
+        register_nodes(fixed, moving, **asked, moving_segments=["centre"])

@@ -6,7 +6,7 @@ says otherwise; an affine is 4x4 float64 and maps a voxel (i, j, k) to mm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -247,6 +247,14 @@ class Segmentation:
     def mask(self, segment: Segment) -> np.ndarray:
         """Boolean [k, j, i] of one segment."""
         return self.layers[segment.layer] == segment.value
+
+    def only(self, identifiers) -> Segmentation:
+        """The same lattice with the segments of these identifiers alone. Raises InputError if one is not there."""
+        there = {segment.identifier: segment for segment in self.segments}
+        missing = [identifier for identifier in identifiers if identifier not in there]
+        if missing:
+            raise InputError(f"{self.name} has no segment {missing[0]!r} any more; choose the segments again.")
+        return replace(self, segments=tuple(there[identifier] for identifier in identifiers))
 
     def by_name(self) -> dict[str, Segment]:
         """Segments by name; of two with one name, the first."""
