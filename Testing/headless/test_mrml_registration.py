@@ -1,6 +1,7 @@
 """Nodes in, nodes out. A stand-in for core.register, with a known field, shows what becomes of its result."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,14 +16,18 @@ from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E40
 from IconRegistrationLib.core.field import warp_image, warp_segmentation  # noqa: E402
 from IconRegistrationLib.core.phantom import make_phantom  # noqa: E402
 from IconRegistrationLib.core.pipeline import grid_at_moving_resolution  # noqa: E402
+from IconRegistrationLib.core.settings import Settings  # noqa: E402
 from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.registration import (  # noqa: E402
     PROVENANCE_ATTRIBUTE,
     Outputs,
+    Request,
     mask_from_node,
+    outputs_of,
     register_nodes,
+    request_of,
 )
-from IconRegistrationLib.mrml.scene import nodes_of_class, temporary_nodes  # noqa: E402
+from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene, temporary_nodes  # noqa: E402
 
 SHIFT = np.array([4.0, -3.0, 5.0])
 FIXED_GRID = Grid.from_parts((20, 18, 16), (2, 2, 3), (-20, -15, -25))
@@ -148,7 +153,7 @@ def test_everything_that_was_asked_for_lands_beside_its_input(scene, a_stand_in)
     assert outputs.report.target_registration_error.after == pytest.approx(0, abs=1e-4)
     assert json.loads(outputs.forward.GetAttribute(PROVENANCE_ATTRIBUTE))["fixed"] == {"name": "CT 1"}
     assert outputs.forward.GetNodeReference("IconRegistration.moving") is moving
-    assert outputs.backward.GetNodeReference("IconRegistration.moving") is fixed
+    assert outputs.backward.GetNodeReference("IconRegistration.moving") is moving
     fractions = [fraction for _, fraction in stages]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
@@ -279,7 +284,6 @@ def test_the_fine_grid_follows_the_moving_voxels_through_rotation_and_scale():
 
 
 def test_a_real_registration_of_a_phantom(scene):
-    from IconRegistrationLib.core.settings import Settings
 
     phantom = make_phantom(size=48)
     fixed = volumes.node_from_image(scene, phantom.fixed, "inhale")
@@ -340,3 +344,41 @@ def test_only_the_chosen_segments_take_part(scene, a_stand_in):
     organs.GetSegmentation().RemoveSegment("centre")
     with pytest.raises(InputError, match="centre"):
         register_nodes(fixed, moving, **asked, moving_segments=["centre"])
+
+
+def test_a_result_says_how_it_was_made_after_saving_and_loading(scene, tmp_path):
+    """The real thing: the request is whole again, and the outputs are found, so that a run can be repeated."""
+    phantom = make_phantom(size=32)
+    fixed = volumes.node_from_image(scene, phantom.fixed, "fixed")
+    moving = volumes.node_from_image(scene, phantom.moving, "moving")
+    organs = segmentations.node_from_segmentation(scene, phantom.moving_segmentation, "organs")
+    chosen = [phantom.moving_segmentation.segments[0].identifier]
+    settings = Settings(spacing=12.0, steps=2, align="centre", device="cpu")
+    asked = {"moving_segmentation": organs, "moving_segments": chosen, "settings": settings, "distrust": True}
+    outputs = register_nodes(fixed, moving, **asked)
+    assert request_of(outputs.forward) == Request(fixed, moving, **asked)
+    report = repr(replace(outputs.report, provenance={}))  # NaN is not equal to itself
+    assert replace(outputs_of(outputs.forward), report=None) == replace(outputs, report=None)
+    assert repr(outputs_of(outputs.forward).report) == report
+    assert request_of(fixed) is None
+
+    path = save_scene(scene, tmp_path / "scene.mrb")
+    names = {name: node.GetName() for name, node in vars(outputs).items() if name != "report" and node is not None}
+    scene.Clear(True)
+    load_scene(scene, path)
+    forward = next(n for n in nodes_of_class(scene, "vtkMRMLGridTransformNode") if n.GetName() == names["forward"])
+    request, found = request_of(forward), outputs_of(forward)
+    assert {name: node.GetName() for name, node in request.nodes.items()} == {
+        "fixed": "fixed",
+        "moving": "moving",
+        "moving_segmentation": "organs",
+    }
+    assert request.moving_segments == chosen
+    assert request.settings == settings
+    assert request.distrust
+    assert {name: getattr(found, name).GetName() for name in names} == names
+    assert repr(found.report) == report
+
+    scene.RemoveNode(request.moving)
+    with pytest.raises(InputError, match="moving volume"):
+        request_of(forward)

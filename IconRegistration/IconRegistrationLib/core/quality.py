@@ -109,7 +109,7 @@ def _agreement(fixed: Image, moving: Image, places: Iterable[tuple[slice, torch.
         return math.nan, math.nan, overlap
     mean_a, mean_b, square_a, square_b, product = sums / count
     variance = (square_a - mean_a**2) * (square_b - mean_b**2)
-    correlation = (product - mean_a * mean_b) / math.sqrt(variance) if variance > 0 else math.nan
+    correlation = float(product - mean_a * mean_b) / math.sqrt(variance) if variance > 0 else math.nan
     return correlation, normalised_mutual_information(joint), overlap
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import InputError
 from ..core.geometry import Image
+from ..core.report import Report
 from ..core.results import Inputs
+from ..core.settings import Settings
 from .markups import landmarks_from_node, node_from_landmarks, region_from_node
 from .scene import place_beside, temporary_nodes
 from .segmentations import node_from_segmentation, segmentation_from_node
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 #: Node attribute that says, as JSON, how a transform or volume was made.
 PROVENANCE_ATTRIBUTE = "IconRegistration.provenance"
+#: Node attribute of the forward transform that holds the quality report, as JSON.
+REPORT_ATTRIBUTE = "IconRegistration.report"
+#: Node attribute that says, as JSON, what was asked for beside nodes (which are node references) and settings.
+REQUEST_ATTRIBUTE = "IconRegistration.request"
 
 
 @dataclass(frozen=True)
@@ -64,32 +70,11 @@ _OUTPUT_CLASSES = {
 }
 
 
-def register_nodes(
-    fixed,
-    moving,
-    *,
-    fixed_segmentation=None,
-    moving_segmentation=None,
-    fixed_landmarks=None,
-    moving_landmarks=None,
-    fixed_mask=None,
-    moving_mask=None,
-    initial=None,
-    region=None,
-    settings=None,
-    fixed_segments: Sequence[str] | None = None,
-    moving_segments: Sequence[str] | None = None,
-    guide: bool = False,
-    carry: bool = True,
-    compare: bool = True,
-    moving_resolution: bool = False,
-    jacobian: bool = False,
-    distrust: bool = False,
-    outputs: Outputs | None = None,
-    progress: Callable[[str, float], None] | None = None,
-) -> Outputs:
-    """Register the volume node `moving` to the volume node `fixed` and put the results beside them in their scene.
+@dataclass(frozen=True)
+class Request:
+    """What is registered, as nodes, how, and what is made of it.
 
+    fixed, moving: volume nodes.
     Segmentations, landmarks: carried to the fixed image (segmentations if `carry`) and compared in the report (if
     `compare`). A segmentation also guides the registration, segments matched by name, if `guide` (its own Dice then no
     longer measures the accuracy). fixed_segments, moving_segments: identifiers of the segments that take part; all by
@@ -98,62 +83,71 @@ def register_nodes(
     segments.
     initial: the linear transform node under which the moving image lies roughly on the fixed one.
     region: a markups ROI node, a box in the fixed image to which the registration is confined.
-    settings: core.settings.Settings.
     moving_resolution: also warp the moving volume at its own resolution.
     jacobian, distrust: also make these volumes.
+    """
+
+    fixed: Any
+    moving: Any
+    fixed_segmentation: Any = None
+    moving_segmentation: Any = None
+    fixed_landmarks: Any = None
+    moving_landmarks: Any = None
+    fixed_mask: Any = None
+    moving_mask: Any = None
+    initial: Any = None
+    region: Any = None
+    fixed_segments: Sequence[str] | None = None
+    moving_segments: Sequence[str] | None = None
+    settings: Settings = field(default_factory=Settings)
+    guide: bool = False
+    carry: bool = True
+    compare: bool = True
+    moving_resolution: bool = False
+    jacobian: bool = False
+    distrust: bool = False
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """The nodes that are given, by field."""
+        return {name: value for name in _NODE_FIELDS if (value := getattr(self, name)) is not None}
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """What `core.pipeline.compute` wants to know beside inputs and settings."""
+        return {name: getattr(self, name) for name in ("guide", "carry", "compare", "moving_resolution")}
+
+
+_NODE_FIELDS = tuple(f.name for f in fields(Request))[:10]
+
+
+def register_nodes(
+    fixed,
+    moving,
+    *,
+    outputs: Outputs | None = None,
+    progress: Callable[[str, float], None] | None = None,
+    **asked,
+) -> Outputs:
+    """Register the volume node `moving` to the volume node `fixed` and put the results beside them in their scene.
+
+    asked: the other fields of `Request`, documented there: segmentations, landmarks, settings, what is made.
     outputs: nodes of an earlier run to update in place; what is None in it is made anew.
     progress(stage, fraction of the run): may raise Cancelled.
     Raises InputError before the registration starts if something in the nodes cannot be used. After any exception the
     scene holds the nodes that it held before.
     """
-    outputs = outputs or Outputs()
-    _check_outputs(outputs, [fixed, moving, fixed_segmentation, moving_segmentation, initial])
-    inputs = inputs_from_nodes(
-        fixed,
-        moving,
-        fixed_segmentation=fixed_segmentation,
-        moving_segmentation=moving_segmentation,
-        fixed_landmarks=fixed_landmarks,
-        moving_landmarks=moving_landmarks,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        initial=initial,
-        region=region,
-        fixed_segments=fixed_segments,
-        moving_segments=moving_segments,
-    )
     from ..core.pipeline import compute
 
-    options = {"guide": guide, "carry": carry, "compare": compare, "moving_resolution": moving_resolution}
-    results = compute(inputs, settings, progress=progress, **options)
-    return nodes_from_results(
-        results,
-        fixed,
-        moving,
-        moving_segmentation=moving_segmentation,
-        moving_landmarks=moving_landmarks,
-        jacobian=jacobian,
-        distrust=distrust,
-        outputs=outputs,
-    )
+    asked = {name: value for name, value in asked.items() if value is not None}
+    request = Request(fixed, moving, **asked)
+    check_outputs(outputs or Outputs(), request)
+    results = compute(inputs_from_nodes(request), request.settings, progress=progress, **request.options)
+    return nodes_from_results(results, request, outputs)
 
 
-def inputs_from_nodes(
-    fixed,
-    moving,
-    *,
-    fixed_segmentation=None,
-    moving_segmentation=None,
-    fixed_landmarks=None,
-    moving_landmarks=None,
-    fixed_mask=None,
-    moving_mask=None,
-    initial=None,
-    region=None,
-    fixed_segments: Sequence[str] | None = None,
-    moving_segments: Sequence[str] | None = None,
-) -> Inputs:
-    """The arguments of `register_nodes` as core types; raises InputError that names the node which cannot be used."""
+def inputs_from_nodes(request: Request) -> Inputs:
+    """The nodes as core types; raises InputError that names the node which cannot be used."""
 
     def read(node, reader):
         return None if node is None else reader(node)
@@ -165,83 +159,124 @@ def inputs_from_nodes(
     def mask(node, segmentation_node, identifiers):
         return mask_from_node(node, identifiers if node is segmentation_node else None)
 
-    if initial is not None and initial in _parents(moving):
-        initial = None  # the moving image's place in the world already includes it
+    r = request
+    # an initial transform above the moving image is part of its place in the world already
+    initial = None if r.initial in _parents(r.moving) else r.initial
     return Inputs(
-        image_from_node(fixed),
-        image_from_node(moving),
-        read(fixed_segmentation, lambda node: chosen(node, fixed_segments)),
-        read(moving_segmentation, lambda node: chosen(node, moving_segments)),
-        read(fixed_landmarks, landmarks_from_node),
-        read(moving_landmarks, landmarks_from_node),
-        read(fixed_mask, lambda node: mask(node, fixed_segmentation, fixed_segments)),
-        read(moving_mask, lambda node: mask(node, moving_segmentation, moving_segments)),
+        image_from_node(r.fixed),
+        image_from_node(r.moving),
+        read(r.fixed_segmentation, lambda node: chosen(node, r.fixed_segments)),
+        read(r.moving_segmentation, lambda node: chosen(node, r.moving_segments)),
+        read(r.fixed_landmarks, landmarks_from_node),
+        read(r.moving_landmarks, landmarks_from_node),
+        read(r.fixed_mask, lambda node: mask(node, r.fixed_segmentation, r.fixed_segments)),
+        read(r.moving_mask, lambda node: mask(node, r.moving_segmentation, r.moving_segments)),
         read(initial, linear_from_node),
-        read(region, region_from_node),
+        read(r.region, region_from_node),
     )
 
 
-def nodes_from_results(
-    results: Results,
-    fixed,
-    moving,
-    *,
-    moving_segmentation=None,
-    moving_landmarks=None,
-    jacobian: bool = False,
-    distrust: bool = False,
-    outputs: Outputs | None = None,
-) -> Outputs:
-    """Put results into the scene of `fixed`, beside their inputs; nodes of `outputs` are updated in place.
-
-    jacobian, distrust: whether these volumes are wanted.
+def nodes_from_results(results: Results, request: Request, outputs: Outputs | None = None) -> Outputs:
+    """Put results into the scene, beside their inputs; nodes of `outputs` are updated in place.
 
     If anything fails, the nodes that were added are removed again.
     """
-    scene = fixed.GetScene()
+    fixed, moving, scene = request.fixed, request.moving, request.fixed.GetScene()
     outputs = outputs or Outputs()
     nodes = {name: getattr(outputs, name) for name in _OUTPUT_CLASSES}
     provenance = json.dumps(results.registration.provenance, default=str)
     registered = f"registered to {fixed.GetName()}"
 
-    def put(which: str, make: Callable, value, name: str, beside, about=(fixed, moving), **options) -> None:
+    def put(which: str, make: Callable, value, name: str, beside, **options) -> None:
         """Makes the node `which` of a value, or updates it."""
         node = make(scene, value, scene.GenerateUniqueName(name), nodes[which], **options)
         if nodes[which] is None:
             place_beside(scene, node, beside)
         node.SetAttribute(PROVENANCE_ATTRIBUTE, provenance)
-        for side, source in zip(("fixed", "moving"), about, strict=True):
-            node.SetNodeReferenceID(f"IconRegistration.{side}", source.GetID())
+        _remember(node, request)
         nodes[which] = node
 
     with temporary_nodes(scene, only_on_error=True):
         there, back = f"{moving.GetName()} to {fixed.GetName()}", f"{fixed.GetName()} to {moving.GetName()}"
         put("forward", node_from_field, results.registration.forward, there, moving)
-        put("backward", node_from_field, results.registration.backward, back, fixed, (moving, fixed))
+        put("backward", node_from_field, results.registration.backward, back, fixed)
         put("warped_volume", node_from_image, results.warped, f"{moving.GetName()} {registered}", moving, like=moving)
         if results.warped_fine is not None:
             name = f"{moving.GetName()} {registered}, fine"
             put("warped_volume_fine", node_from_image, results.warped_fine, name, fixed, like=moving)
         if results.warped_segmentation is not None:
-            name = f"{results.warped_segmentation.name} {registered}"
-            beside = moving_segmentation or moving
+            warped = results.warped_segmentation
+            beside = request.moving_segmentation
             put(
                 "warped_segmentation",
                 node_from_segmentation,
-                results.warped_segmentation,
-                name,
+                warped,
+                f"{warped.name} {registered}",
                 beside,
                 reference=fixed,
             )
         if results.warped_landmarks is not None:
-            name = f"{results.warped_landmarks.name} {registered}"
-            put("warped_landmarks", node_from_landmarks, results.warped_landmarks, name, moving_landmarks or moving)
-        if jacobian:
+            warped = results.warped_landmarks
+            put(
+                "warped_landmarks", node_from_landmarks, warped, f"{warped.name} {registered}", request.moving_landmarks
+            )
+        if request.jacobian:
             put("jacobian", node_from_image, results.jacobian, f"Jacobian of {there}", fixed)
-        if distrust:
+        if request.distrust:
             known = np.nan_to_num(results.distrust.array, nan=-1.0)  # Slicer's displays know no NaN
             put("distrust", node_from_image, replace(results.distrust, array=known), f"distrust of {there}, mm", fixed)
-    return Outputs(**nodes, report=results.report)
+        outputs = Outputs(**nodes, report=results.report)
+        _remember_outputs(outputs)
+    return outputs
+
+
+def request_of(node) -> Request | None:
+    """The request that a result was made by, as far as its nodes are still in the scene; None if it is not ours.
+
+    Survives saving and loading the scene. Raises InputError if one of both volumes is gone, or the record is of a
+    version that this one does not understand.
+    """
+    record, provenance = node.GetAttribute(REQUEST_ATTRIBUTE), node.GetAttribute(PROVENANCE_ATTRIBUTE)
+    if not record or not provenance:
+        return None
+    nodes = {name: node.GetNodeReference(f"IconRegistration.{name}") for name in _NODE_FIELDS}
+    for side in ("fixed", "moving"):
+        if nodes[side] is None:
+            raise InputError(
+                f"The {side} volume of {node.GetName()!r} is no longer in the scene; choose the volumes anew."
+            )
+    try:
+        settings = json.loads(provenance)["settings"]
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        return Request(**nodes, **json.loads(record), settings=Settings(**settings))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The record of {node.GetName()!r} cannot be read ({error}); choose the settings anew."
+        ) from None
+
+
+def outputs_of(forward) -> Outputs:
+    """What lies in the scene of the registration that made the transform node `forward`; its report too."""
+    nodes = {name: forward.GetNodeReference(f"IconRegistration.output.{name}") for name in _OUTPUT_CLASSES}
+    report = forward.GetAttribute(REPORT_ATTRIBUTE)
+    return Outputs(**{**nodes, "forward": forward}, report=Report.from_plain(json.loads(report)) if report else None)
+
+
+def _remember_outputs(outputs: Outputs) -> None:
+    forward = outputs.forward
+    for name in _OUTPUT_CLASSES:
+        node = getattr(outputs, name)
+        if name != "forward":
+            forward.SetNodeReferenceID(f"IconRegistration.output.{name}", node.GetID() if node is not None else None)
+    forward.SetAttribute(REPORT_ATTRIBUTE, json.dumps(asdict(replace(outputs.report, provenance={}))))
+
+
+def _remember(node, request: Request) -> None:
+    for name in _NODE_FIELDS:
+        source = getattr(request, name)
+        node.SetNodeReferenceID(f"IconRegistration.{name}", source.GetID() if source is not None else None)
+    rest = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in (*_NODE_FIELDS, "settings")}
+    node.SetAttribute(REQUEST_ATTRIBUTE, json.dumps(rest, default=list))
 
 
 def mask_from_node(node, identifiers: Sequence[str] | None = None) -> Image:
@@ -265,12 +300,13 @@ def _parents(node) -> list:
     return parents
 
 
-def _check_outputs(outputs: Outputs, inputs: list) -> None:
+def check_outputs(outputs: Outputs, request: Request) -> None:
+    """Raises InputError if a node cannot be updated to be the output that it is meant to be."""
     for name, class_name in _OUTPUT_CLASSES.items():
         node = getattr(outputs, name)
         if node is None:
             continue
         if not node.IsA(class_name):
             raise InputError(f"The output {name} must be a {class_name}; {node.GetName()!r} is none.")
-        if node in inputs:
+        if node in request.nodes.values():
             raise InputError(f"{node.GetName()!r} is an input and cannot be the output {name}; choose another node.")
