@@ -1,0 +1,174 @@
+"""Presets: the built-in ones made from the model cards, and the user's own, kept among the user's settings.
+
+The store is whatever has `value(key)` and `setValue(key, value)`: Slicer's `slicer.app.userSettings()` in the panel.
+All presets of a user are one JSON object of names and fields. What cannot be read in it is logged and left alone: a
+damaged value or one of a newer version must not keep the panel from opening.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass, fields, replace
+
+from ..core.catalog import CARDS, ModelCard
+from ..core.errors import InputError
+from ..core.settings import Settings
+
+KEY = "IconRegistration/presets"
+#: The preset with which the user names a weights file; its model is up to the user.
+CUSTOM_WEIGHTS = "custom"
+#: What belongs to the computer, not to the method: no preset touches it.
+OF_THE_MACHINE = ("device", "weights_dir")
+#: The other fields of Settings, with their annotations.
+_OF_THE_METHOD = {field.name: field.type for field in fields(Settings) if field.name not in OF_THE_MACHINE}
+
+_TITLES = {"none": "Offline, no download", "multigradicon": "multiGradICON: different modalities"}
+#: Networks that are offered a second time, with the field's refinement after them.
+_ALSO_REFINED = ("unigradicon",)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named way to register.
+
+    name: what is remembered; of a user's preset it is the title too.
+    settings: fields of `Settings` and their values; the others have their defaults.
+    """
+
+    name: str
+    title: str
+    tooltip: str
+    settings: dict[str, object]
+
+    def apply(self, current: Settings) -> Settings:
+        """The preset's settings on the machine of `current`; "Custom weights" keeps the file that `current` names."""
+        kept = {name: getattr(current, name) for name in OF_THE_MACHINE}
+        if self.name == CUSTOM_WEIGHTS and current.model not in CARDS:
+            kept["model"] = current.model
+        return Settings(**{**self.settings, **kept})
+
+
+def settings_differ(preset: Preset, settings: Settings) -> bool:
+    """Whether `settings` register otherwise than the preset does."""
+    return preset.apply(settings) != settings
+
+
+def builtin_presets() -> list[Preset]:
+    """What is offered first: one per model card, and the user's own weights."""
+    presets = []
+    for card in CARDS.values():
+        title = _TITLES.get(card.name, card.title)
+        presets.append(Preset(card.name, title, describe(card), {"model": card.name}))
+        if card.name in _ALSO_REFINED:
+            then = f"{card.description} Then the deformation is optimised for this pair, which takes longer."
+            text = describe(replace(card, description=then))
+            settings = {"model": card.name, "refine": "field"}
+            presets.append(Preset(f"{card.name}+refinement", f"{title} + refinement", text, settings))
+    text = "A weights file of your own, of the architecture of uniGradICON."
+    return [*presets, Preset(CUSTOM_WEIGHTS, "Custom weights", text, {"model": ""})]  # "" is refused when it is run
+
+
+def describe(card: ModelCard) -> str:
+    """A tooltip: what a model is, what it was made for, what it costs and whom to cite."""
+    lines = {
+        "": card.description,
+        "Modalities: ": ", ".join(card.modalities).upper(),
+        "Preprocessing: ": card.preprocessing,
+        "Download: ": f"{card.size / 1e6:.0f} MB, once" if card.size else "",
+        "Licence: ": card.licence,
+        "Cite: ": card.citation,
+    }
+    return "\n".join(label + text for label, text in lines.items() if text)
+
+
+def user_presets(store) -> list[Preset]:
+    """The user's presets in alphabetical order; those that cannot be used are logged by name, with the reason."""
+    presets = []
+    for name, values in sorted(_stored(store).items()):
+        try:
+            settings = _settings_from_json(values)
+        except InputError as error:
+            logging.warning("The preset %r is ignored: %s", name, error)
+            continue
+        presets.append(Preset(name, name, _describe_own(settings), _of_the_method(settings)))
+    return presets
+
+
+def save_preset(store, name: str, settings: Settings) -> None:
+    """Keep the method of `settings` as a preset of the user; one of the same name is replaced.
+
+    Raises InputError for an empty name or that of a built-in preset.
+    """
+    name = name.strip()
+    if not name:
+        raise InputError("The preset has no name; type one.")
+    taken = {word.casefold() for preset in builtin_presets() for word in (preset.name, preset.title)}
+    if name.casefold() in taken:
+        raise InputError(f"The preset {name!r} is built in and stays as it is; choose another name.")
+    store.setValue(KEY, json.dumps({**_stored(store), name: _of_the_method(settings)}, indent=1))
+
+
+def delete_preset(store, name: str) -> None:
+    """Raises InputError if the user has no preset of that name."""
+    stored = _stored(store)
+    if name not in stored:
+        raise InputError(f"You have no preset {name!r}; there is {', '.join(sorted(stored)) or 'none that you saved'}.")
+    del stored[name]
+    store.setValue(KEY, json.dumps(stored, indent=1))
+
+
+def _stored(store) -> dict:
+    """The JSON object in the store; empty where there is none that can be read."""
+    text = store.value(KEY)
+    if not text:
+        return {}
+    try:
+        content = json.loads(text)
+    except (TypeError, ValueError) as error:
+        logging.warning("The presets under %s cannot be read and are ignored: %s", KEY, error)
+        return {}
+    if not isinstance(content, dict):
+        logging.warning("The presets under %s are no JSON object and are ignored", KEY)
+        return {}
+    return content
+
+
+def _of_the_method(settings: Settings) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in _OF_THE_METHOD}
+
+
+def _settings_from_json(values) -> Settings:
+    """Raises InputError that names the field which is unknown or has a value that cannot be."""
+    if not isinstance(values, dict):
+        raise InputError(f"it is {values!r}, not an object of settings; delete it.")
+    unknown = sorted(set(values) - set(_OF_THE_METHOD))
+    if unknown:
+        raise InputError(f"this version does not know {', '.join(unknown)}; update ICON Registration, or delete it.")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in values.items():
+        if not _fits(_OF_THE_METHOD[name], value):
+            raise InputError(f"{name} is {value!r}; delete it and save it anew.")
+    return Settings(**values)
+
+
+def _fits(kind: str, value) -> bool:
+    """Whether a value is of the annotated kind of a field, "int | None"; Settings itself checks the choices."""
+    if value is None:
+        return "None" in kind
+    if kind.startswith("tuple"):
+        return isinstance(value, tuple) and len(value) == 2 and all(_is_number(part) for part in value)
+    if kind.startswith("float"):
+        return _is_number(value)
+    return type(value).__name__ == kind.partition(" ")[0]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _describe_own(settings: Settings) -> str:
+    default = Settings()
+    own = {name: value for name, value in _of_the_method(settings).items() if value != getattr(default, name)}
+    return "Your preset: " + (", ".join(f"{name} {value}" for name, value in own.items()) or "the defaults")
