@@ -41,7 +41,7 @@ class Computer:
         self.packages = {"numpy": NUMPY}
         self.works = {"torch": "2.13.0", "itk": "5.4.7"}
         self.calls = []
-        self.fails = None
+        self.fails = self.fails_at_the_end = None
         self.extension_installs = True
         self.manager = None
 
@@ -56,6 +56,8 @@ class Computer:
         if self.fails:
             raise self.fails
         self.packages.update({name: self.works[name] for name in names if name in self.works})
+        if self.fails_at_the_end:
+            raise self.fails_at_the_end
 
 
 @pytest.fixture
@@ -118,11 +120,19 @@ def ensure(ask, said=None):
     dependencies.ensure_packages(ask, (said if said is not None else []).append)
 
 
-def test_the_needs_are_torch_and_the_requirements_file(tmp_path):
+def test_the_needs_are_torch_and_the_requirements_file(tmp_path, monkeypatch):
+    assert dependencies.needed_packages() == ["torch>=2.4", "itk>=5.4"]
     file = tmp_path / "requirements.txt"
     file.write_text("# why\n\nitk>=5.4  # because\nscipy\n")
-    assert dependencies.needed_packages(file) == [dependencies.TORCH, "itk>=5.4", "scipy"]
-    assert dependencies.needed_packages() == ["torch>=2.4", "itk>=5.4"]
+    monkeypatch.setattr(dependencies, "REQUIREMENTS", file)
+    assert dependencies.needed_packages() == [dependencies.TORCH, "itk>=5.4", "scipy"]
+
+
+def test_the_package_asks_for_the_same_versions():
+    """pip's metadata of the library and the panel's needs are written in two places."""
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    for line in dependencies.needed_packages():
+        assert f'"{line}"' in project
 
 
 def test_what_is_missing_and_what_is_in_the_way(computer):
@@ -208,6 +218,14 @@ def test_a_failed_installation_is_one_sentence_with_the_remedy(computer, error):
     assert "\n" not in text
     assert len(computer.calls) == 1, "itk is not tried any more"
     assert "PIP_CONSTRAINT" not in os.environ
+
+
+def test_what_slicer_itself_cannot_load_may_serve_the_worker(computer, caplog):
+    """installTorch imports torch into Slicer at its end, where other libraries may be in the way."""
+    computer.fails_at_the_end = ImportError("DLL load failed while importing _C")
+    ensure(Asker(True))
+    assert dependencies.missing(dependencies.needed_packages()) == []
+    assert "DLL load failed" in caplog.text
 
 
 def test_an_installation_that_brings_nothing_is_noticed(computer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import tempfile
 import urllib.parse
@@ -42,9 +43,9 @@ class Problem:
         return f"{self.needed} ({f'{self.found} is installed' if self.found else 'not installed'})"
 
 
-def needed_packages(file: Path = REQUIREMENTS) -> list[str]:
-    """torch and the lines of a requirements file, without its comments."""
-    lines = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+def needed_packages() -> list[str]:
+    """torch and the lines of requirements.txt, without its comments."""
+    lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
     return [TORCH, *filter(None, lines)]
 
 
@@ -52,6 +53,7 @@ def missing(requirements: Iterable[str]) -> list[Problem]:
     """What this Python lacks of `requirements`, in their order; judged by the packages' metadata alone."""
     from packaging.requirements import Requirement
 
+    importlib.invalidate_caches()  # pip works in a process of its own
     problems = []
     for requirement in map(Requirement, requirements):
         found = _installed_version(requirement.name)
@@ -133,21 +135,15 @@ def _pip_constrained_by(constraints: Path) -> Iterator[None]:
             os.environ["PIP_CONSTRAINT"] = before
 
 
-def ensure_packages(
-    ask: Callable[[str], bool],
-    say: Callable[[str], None],
-    installer=None,
-    requirements: Iterable[str] | None = None,
-) -> None:
+def ensure_packages(ask: Callable[[str], bool], say: Callable[[str], None], installer=None) -> None:
     """Make Slicer's own Python able to register: returns at once where it is, else asks and installs.
 
     ask: shows a question, returns True for yes.  say: shows what is being done.
-    installer: a SlicerInstaller, or what stands in for it.  requirements: None for `needed_packages()`.
+    installer: a SlicerInstaller, or what stands in for it.
     Slicer's numpy stays as it is, whatever the packages would prefer.
     Raises InputError, with the remedy, if the user declines or something could not be installed.
     """
-    requirements = needed_packages() if requirements is None else list(requirements)
-    problems = missing(requirements)
+    problems = missing(needed_packages())
     if not problems:
         return
     installer = installer or SlicerInstaller()
@@ -167,8 +163,7 @@ def ensure_packages(
         if others:
             say(f"Installing {', '.join(problem.name for problem in others)}...")
             _attempt(others, lambda: installer.install_packages([problem.needed for problem in others], constraints))
-    importlib.invalidate_caches()
-    left = missing(requirements)
+    left = missing(needed_packages())
     if left:
         raise InputError(f"After the installation there is still no {_listed(left)}; {left[0].fix}.")
 
@@ -230,6 +225,9 @@ def _attempt(problems: list[Problem], install: Callable[[], None]) -> None:
     try:
         install()
     except Exception as error:  # pip's exit status, no network, a file in use, a library that cannot be loaded
+        if not missing(problem.needed for problem in problems):
+            logging.warning("Installed, but not loaded by Slicer itself: %s", error)  # installTorch imports torch
+            return  # the worker is another process; if it cannot load it either, it will say so
         raise InputError(
             f"{' and '.join(problem.needed for problem in problems)} could not be installed beside Slicer's numpy "
             f"{_installed_version('numpy')} ({error}); read the reason in the Python console, then "
@@ -237,13 +235,13 @@ def _attempt(problems: list[Problem], install: Callable[[], None]) -> None:
         ) from error
 
 
-def instruction(python: str, requirements: Iterable[str] | None = None) -> str:
+def instruction(python: str) -> str:
     """What to do where the Python that the user named lacks packages. Nothing is ever installed into it from here.
 
     python: as the user wrote it, a path or a command.
     """
     start = f'"{python}"' if " " in python and Path(python).exists() else python
-    packages = " ".join(f'"{line}"' for line in requirements or needed_packages())
+    packages = " ".join(f'"{line}"' for line in needed_packages())
     return f"Run this in a terminal and press Apply again: {start} -m pip install {packages}"
 
 
