@@ -52,5 +52,6 @@ def scene():
     import slicer
 
     slicer.mrmlScene.Clear(False)
+    slicer.app.layoutManager()  # brings back what another test may have taken
     yield slicer.mrmlScene
     slicer.mrmlScene.Clear(False)
