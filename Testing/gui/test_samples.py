@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import slicer
 
-from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.phantom import make_phantom
 from IconRegistrationLib.mrml.markups import landmarks_from_node
 from IconRegistrationLib.mrml.segmentations import segmentation_from_node
@@ -130,21 +130,31 @@ def test_what_would_cover_the_image_is_hidden(nodes):
 
 
 def test_the_click_shows_the_phantom(announced, scene, monkeypatch):
-    monkeypatch.setattr("IconRegistrationLib.core.phantom.make_phantom", lambda size: make_phantom(size=32))
+    monkeypatch.setattr(samples, "make_phantom", lambda size: make_phantom(size=32))
     nodes = announced[0].customDownloader(announced[0])
     assert [node.GetName() for node in nodes] == NAMES
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
     assert red.GetBackgroundVolumeID() == nodes[0].GetID()
 
 
-def test_without_torch_the_click_says_what_to_do(announced, scene, monkeypatch, popups):
-    monkeypatch.setitem(sys.modules, "IconRegistrationLib.core.phantom", None)
+def test_a_failed_click_is_shown_and_leaves_nothing(announced, scene, monkeypatch, popups):
+    def full(**_options):
+        raise MemoryError("no room for the phantom")
+
+    monkeypatch.setattr(samples, "make_phantom", full)
     before = scene.GetNumberOfNodes()
-    with pytest.raises(InputError):  # Slicer prints what leaves a slot
+    with pytest.raises(MemoryError):  # Slicer prints what leaves a slot
         announced[0].customDownloader(announced[0])
     (popup,) = popups.shown
-    assert "torch, which Slicer's Python does not have; press Apply" in popup.text
+    assert "no room for the phantom" in popup.text
     assert scene.GetNumberOfNodes() == before
+
+
+def test_the_phantom_needs_nothing_that_slicer_lacks():
+    code = "import sys; from IconRegistrationLib.core.phantom import make_phantom; make_phantom(size=16)"
+    code += "; print(sorted({'torch', 'itk', 'scipy'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_half_a_phantom_does_not_stay(scene, monkeypatch):

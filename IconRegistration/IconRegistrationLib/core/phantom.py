@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from .errors import InputError
 from .geometry import Grid, Image, Landmarks, Segment, Segmentation, apply_affine
@@ -198,14 +196,28 @@ class _Texture:
             noise *= np.exp(-2 * squared * (wavelength / 2) ** 2)
             smooth = np.fft.irfftn(noise, s=(self._COUNT,) * 3, axes=(0, 1, 2))
             fields.append(smooth / smooth.std())
-        self._fields = torch.from_numpy(np.stack(fields).astype(np.float32))[None]
-        self._half = self._SPACING * (self._COUNT - 1) / 2
+        self._samples = np.stack(fields, -1).astype(np.float32).reshape(-1, len(fields))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """(n, 3) mm -> (fields, n)."""
-        grid = torch.from_numpy(points / np.float32(self._half))[None, None, None]
-        values = F.grid_sample(self._fields, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
-        return values[0, :, 0, 0].numpy()
+        """(n, 3) mm -> (fields, n): trilinear between the samples, mirrored beyond the outermost of them."""
+        last = np.float32(self._COUNT - 1)
+        places = np.abs(points / np.float32(self._SPACING) + last / 2) % (2 * last)
+        places = last - np.abs(last - places)
+        low = np.minimum(places.astype(np.intp), self._COUNT - 2)
+        x, y, z = (places - low).astype(np.float32).T[..., None]
+        step_y, step_z = self._COUNT, self._COUNT**2
+
+        def along_x(at):
+            start = self._samples[at]
+            return start + x * (self._samples[at + 1] - start)
+
+        def along_y(at):
+            start = along_x(at)
+            return start + y * (along_x(at + step_y) - start)
+
+        corner = low @ (1, step_y, step_z)
+        start = along_y(corner)
+        return (start + z * (along_y(corner + step_z) - start)).T
 
 
 # Shapes: arrays of coordinates in, approximate distance to the surface in mm out, positive inside.

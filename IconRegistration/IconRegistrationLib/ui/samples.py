@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.phantom import make_phantom
 from ..mrml.markups import node_from_landmarks
 from ..mrml.scene import temporary_nodes
 from ..mrml.segmentations import node_from_segmentation
@@ -59,16 +59,8 @@ def add_phantom(scene, size: int = 144) -> list:
     """The phantom's nodes, always the same: volumes, segmentations and landmarks, of each inhale first.
 
     Inhale is meant as fixed, exhale as moving. size: the volumes have about size^3 voxels.
-    Raises InputError where there is no torch; the scene then stays as it was.
+    The scene stays as it was if something fails.
     """
-    try:
-        from ..core.phantom import make_phantom
-    except ImportError:
-        raise InputError(
-            "The phantom is computed with torch, which Slicer's Python does not have; press Apply in ICON Registration "
-            "once, which offers to install it, or load the brains instead."
-        ) from None
-
     phantom = make_phantom(size=size)
     with temporary_nodes(scene, only_on_error=True):
         inhale, exhale = "Phantom inhale", "Phantom exhale"
