@@ -1,0 +1,651 @@
+"""The child process: the protocol over real pipes, in this process with stand-ins and in real children."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_catalog import Publisher
+from test_exchange import assert_same, some_results
+
+from IconRegistrationLib import worker
+from IconRegistrationLib.core import catalog, exchange
+from IconRegistrationLib.core.errors import DeviceMemoryError, InputError
+from IconRegistrationLib.core.field import warp_segmentation
+from IconRegistrationLib.core.network import GradICON
+from IconRegistrationLib.core.phantom import make_phantom
+from IconRegistrationLib.core.pipeline import compute
+from IconRegistrationLib.core.results import Inputs
+from IconRegistrationLib.core.settings import Settings
+
+QUICK = {"spacing": 12.0, "align": "centre", "steps": 5, "device": "cpu"}
+ENDLESS = QUICK | {"steps": 10_000_000}
+#: Far more than anything here takes: a worker that hangs fails the test instead of hanging it.
+PATIENCE = 120
+PATIENT = "Erika Mustermann"
+
+
+class Parent:
+    """The parent's end of a worker's pipes."""
+
+    def __init__(self, to_worker, from_worker):
+        self._to_worker = to_worker
+        self._lines = queue.Queue()
+        threading.Thread(target=self._listen, args=(from_worker,), daemon=True).start()
+
+    def _listen(self, from_worker):
+        for line in from_worker:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def write(self, line: bytes):
+        self._to_worker.write(line)
+        self._to_worker.flush()
+
+    def send(self, **message):
+        self.write(json.dumps(message).encode() + b"\n")
+
+    def read(self) -> dict | None:
+        """The next line; None at the end."""
+        line = self._lines.get(timeout=PATIENCE)
+        return None if line is None else json.loads(line)
+
+    def until(self, key: str, number=None) -> list[dict]:
+        """Everything up to the first message of a kind, or up to the first progress of that stage."""
+        messages = []
+        while not messages or not (key in messages[-1] or messages[-1].get("progress", {}).get("stage") == key):
+            message = self.read()
+            assert message is not None, f"the worker ended before {key}: {messages}"
+            messages.append(message)
+            if key != "failed" and number is not None:
+                assert "failed" not in message, message
+        return messages
+
+    def outcome(self, number: int) -> dict:
+        """The last message of a request."""
+        while True:
+            message = self.read()
+            assert message is not None, "the worker ended"
+            if message.get("id") == number and {"result", "failed"} & set(message):
+                return message
+
+    def failure(self, number: int) -> dict:
+        """What went wrong: the checked content of "failed"."""
+        message = self.outcome(number)
+        assert set(message) == {"id", "failed"}, message
+        failed = message["failed"]
+        assert set(failed) == {"kind", "message", "details"}
+        assert re.fullmatch(r"[^\n]+\.", failed["message"]), "one sentence"
+        return failed
+
+    def close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self._to_worker.close()
+
+
+@contextlib.contextmanager
+def a_child(code="from IconRegistrationLib import worker; sys.exit(worker.main())", **options):
+    """(Parent, Popen) of a real child process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import sys; {code}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+    ) as process:
+        parent = Parent(process.stdin, process.stdout)
+        try:
+            yield parent, process
+        finally:
+            parent.close()
+            process.kill()
+
+
+@contextlib.contextmanager
+def a_thread(**options):
+    """A Parent of a worker that serves pipes in this process."""
+    requests, replies = os.pipe(), os.pipe()
+    codes = []
+    with (
+        os.fdopen(replies[0], "rb") as from_worker,  # closed last: it is read until its end
+        os.fdopen(requests[0], "rb") as stdin,
+        os.fdopen(replies[1], "wb") as stdout,
+    ):
+        parent = Parent(os.fdopen(requests[1], "wb"), from_worker)
+        thread = threading.Thread(target=lambda: codes.append(worker.serve(stdin, stdout, **options)), daemon=True)
+        thread.start()
+        assert "ready" in parent.read()
+        yield parent
+        parent.close()  # not after a failure: at work, the worker would end this process
+        thread.join(PATIENCE)
+        assert codes == [0]
+
+
+@pytest.fixture(scope="module")
+def some_inputs():
+    phantom = make_phantom(size=32)
+    return Inputs(
+        dataclasses.replace(phantom.fixed, name=PATIENT),
+        dataclasses.replace(phantom.moving, name=f"{PATIENT} 2"),
+        phantom.fixed_segmentation,
+        phantom.moving_segmentation,
+        phantom.fixed_landmarks,
+        phantom.moving_landmarks,
+    )
+
+
+@pytest.fixture
+def a_folder(tmp_path, some_inputs):
+    """The folder of a request, filled as the parent fills it; two images alone, for they are the quickest."""
+    exchange.write_inputs(tmp_path / "request" / "inputs", Inputs(some_inputs.fixed, some_inputs.moving))
+    return tmp_path / "request"
+
+
+@pytest.fixture(scope="module")
+def a_worker(tmp_path_factory):
+    """One real child for many tests, started as the panel starts it; at its end, what it wrote for a log is checked."""
+    log = tmp_path_factory.mktemp("log") / "stderr"
+    with (
+        open(log, "wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "IconRegistrationLib.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        ) as process,
+    ):
+        parent = Parent(process.stdin, process.stdout)
+        parent.ready = parent.read()["ready"]
+        parent.pid = process.pid
+        yield parent
+        parent.close()
+        assert process.wait(PATIENCE) == 0
+    assert PATIENT not in log.read_text()
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------- real children
+
+
+def test_the_first_line_says_what_is_there(a_worker):
+    ready = a_worker.ready
+    assert ready["protocol"] == worker.PROTOCOL
+    assert ready["pid"] == a_worker.pid
+    assert ready["torch"] == torch.__version__
+    assert ready["python"] == sys.version.split()[0]
+    *gpus, cpu = ready["devices"]
+    assert len(gpus) == torch.cuda.device_count() + torch.backends.mps.is_available()
+    assert cpu["name"] == "cpu"
+    assert 2**28 < cpu["memory"] < 2**45
+
+
+def without_times(results):
+    registration = dataclasses.replace(results.registration, phi_AB=None, phi_BA=None, provenance={})
+    return dataclasses.replace(
+        results, registration=registration, report=dataclasses.replace(results.report, provenance={})
+    )
+
+
+def test_two_runs_give_what_compute_gives(a_worker, a_folder, some_inputs):
+    exchange.write_inputs(a_folder / "inputs", some_inputs)
+    options = {"guide": True, "moving_resolution": True, "compare": False}
+    here = compute(some_inputs, Settings(**QUICK), **options)
+    for number in (1, 2):
+        a_worker.send(id=number, request="register", folder=str(a_folder), settings=QUICK, options=options)
+        messages = a_worker.until("result", number)
+        assert messages[-1] == {"id": number, "result": {"notes": []}}
+        assert {message["id"] for message in messages} == {number}
+        fractions = [message["progress"]["fraction"] for message in messages if "progress" in message]
+        assert fractions == sorted(fractions)
+        assert (fractions[0], fractions[-1]) == (0, 1)
+        there = exchange.read_results(a_folder / "results")
+        assert_same(without_times(there), without_times(here))
+        record = here.registration.provenance
+        assert there.registration.provenance | {"seconds": 0} == record | {"seconds": 0}
+        assert left_in(a_folder) == ["inputs", "results"]
+
+
+def test_cancel_ends_a_run_and_the_next_one_works(a_worker, a_folder):
+    a_worker.send(id=4, request="register", folder=str(a_folder), settings=ENDLESS)
+    a_worker.until("refinement", 4)
+    a_worker.send(id=3, request="cancel")  # too late for a request that has ended: nothing happens
+    a_worker.until("progress", 4)
+    a_worker.send(id=4, request="cancel")
+    assert a_worker.failure(4) == {"kind": "cancelled", "message": "Cancelled; nothing was changed.", "details": ""}
+    assert left_in(a_folder) == ["inputs"]
+    a_worker.send(id=5, request="register", folder=str(a_folder), settings=QUICK)
+    assert "result" in a_worker.outcome(5)
+
+
+def test_a_second_request_is_refused_by_the_number_of_the_first(a_worker, a_folder):
+    a_worker.send(id=6, request="register", folder=str(a_folder), settings=ENDLESS)
+    a_worker.until("refinement", 6)
+    a_worker.send(id=7, request="release")
+    failed = a_worker.failure(7)
+    assert (failed["kind"], failed["message"].split(";")[0]) == ("input", "Request 6 is at work")
+    a_worker.send(id=6, request="cancel")
+    assert a_worker.failure(6)["kind"] == "cancelled"
+
+
+def test_an_image_that_cannot_be_registered_is_said_as_in_process(a_worker, a_folder, some_inputs):
+    constant = dataclasses.replace(some_inputs.moving, array=np.zeros_like(some_inputs.moving.array))
+    inputs = dataclasses.replace(some_inputs, moving=constant)
+    exchange.write_inputs(a_folder / "inputs", inputs)
+    a_worker.send(id=8, request="register", folder=str(a_folder), settings=QUICK)
+    with pytest.raises(InputError) as caught:
+        compute(inputs, Settings(**QUICK))
+    assert a_worker.failure(8) == {"kind": "input", "message": str(caught.value), "details": ""}
+
+
+def test_a_segmentation_is_warped_once_from_its_own_voxels(a_worker, tmp_path, some_inputs):
+    field = some_results().registration.forward
+    segmentation, target = some_inputs.moving_segmentation, some_inputs.fixed.grid
+    exchange.write(tmp_path / "inputs", segmentation=segmentation, field=field, target=target)
+    a_worker.send(id=9, request="warp_segmentation", folder=str(tmp_path))
+    assert a_worker.outcome(9) == {"id": 9, "result": {}}
+    here = warp_segmentation(segmentation, field, target)
+    assert_same(exchange.read(tmp_path / "results"), {"segmentation": here})
+    assert any(layer.any() for layer in here.layers)
+
+
+def test_the_end_of_the_requests_ends_an_endless_run(a_folder):
+    with a_child() as (parent, process):
+        parent.read()
+        parent.send(id=1, request="register", folder=str(a_folder), settings=ENDLESS)
+        parent.until("refinement", 1)
+        parent.close()
+        assert process.wait(PATIENCE) == worker.ABANDONED
+    assert not a_folder.exists(), "nobody else would remove it"
+
+
+def test_the_end_of_the_requests_ends_what_never_calls_back(a_folder):
+    """As while one long operation runs in native code; what the protocol did not put there stays."""
+    (a_folder / "kept").write_text("")
+    code = "import time; from IconRegistrationLib.worker import *; from IconRegistrationLib.worker import _own_pipes\n"
+    code += "def compute(inputs, settings, progress, load):\n"
+    code += "    progress('asleep', 0.5); time.sleep(10 * 3600)\n"
+    with a_child(code + "serve(*_own_pipes(), compute=compute)") as (parent, process):
+        parent.read()
+        parent.send(id=1, request="register", folder=str(a_folder))
+        parent.until("asleep", 1)
+        parent.close()
+        assert process.wait(PATIENCE) == worker.ABANDONED
+    assert left_in(a_folder) == ["kept"]
+
+
+def test_the_end_of_the_requests_ends_the_start():
+    code = "import os, threading; from IconRegistrationLib import worker\n"
+    code += "worker._ready = lambda: (os.write(1, b'{}\\n'), threading.Event().wait())\n"
+    code += "stdin, stdout = worker._own_pipes(); os.dup2(stdout.fileno(), 1); worker.serve(stdin, stdout)"
+    with a_child(code) as (parent, process):
+        parent.read()
+        parent.close()
+        assert process.wait(PATIENCE) == worker.ABANDONED
+
+
+def test_what_others_print_and_read_does_not_reach_the_protocol(tmp_path):
+    code = """
+import ctypes, os, subprocess
+from IconRegistrationLib import worker
+
+def compute(inputs, settings, progress, load):
+    print('by print')
+    os.write(1, b'by os.write\\n')
+    native = ctypes.CDLL(None)
+    native.puts(b'by native code'); native.fflush(None)
+    subprocess.run([sys.executable, '-c', "print('by a process'); print('read', repr(input()))"])
+    print('read', sys.stdin.readline() == os.read(0, 99) == b'' or 'nothing')
+    progress('printed', 0.5)
+
+worker.serve(*worker._own_pipes(), compute=compute)
+"""
+    (tmp_path / "inputs").mkdir()
+    exchange.write(tmp_path / "inputs", inputs=None)
+    with a_child(code, stderr=subprocess.PIPE) as (parent, process):
+        assert "ready" in parent.read()
+        parent.send(id=1, request="register", folder=str(tmp_path))
+        assert [list(message) for message in parent.until("printed", 1)] == [["id", "progress"]]
+        assert parent.failure(1)["kind"] == "unexpected"  # for it returned no results
+        parent.close()
+        assert parent.read() is None
+        printed = process.stderr.read().decode()
+    for text in ("by print", "by os.write", "by native code", "by a process", "EOFError", "read nothing"):
+        assert text in printed
+
+
+@pytest.mark.parametrize("package", ["torch", "itk", "numpy"])
+def test_a_python_without_a_package_says_so(package):
+    code = f"sys.modules['{package}'] = None; from IconRegistrationLib import worker; sys.exit(worker.main())"
+    with a_child(code) as (parent, process):
+        failed = parent.read()["failed"]
+        assert parent.read() is None
+        assert process.wait(PATIENCE) == worker.NO_DEPENDENCIES
+    assert failed["kind"] == "dependency"
+    assert re.fullmatch(
+        rf"{re.escape(sys.executable)} cannot register: .*\b{package}\b.*; install [^\n]+\.", failed["message"]
+    )
+    assert "ModuleNotFoundError" in failed["details"]
+
+
+def test_a_package_that_is_too_old_is_named_with_the_version_it_takes(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "1.13.1+cu117")
+    requests, replies = os.pipe(), os.pipe()
+    os.close(requests[1])
+    with os.fdopen(requests[0], "rb") as stdin, os.fdopen(replies[1], "wb") as stdout:
+        monkeypatch.setattr(worker, "_abandon", lambda request: None)  # the requests end before the worker has started
+        assert worker.serve(stdin, stdout) == worker.NO_DEPENDENCIES
+    with os.fdopen(replies[0], "rb") as from_worker:
+        failed = json.loads(from_worker.read())["failed"]
+    assert failed["kind"] == "dependency"
+    assert "torch 1.13.1+cu117 is too old, 2.4 or newer is needed" in failed["message"]
+
+
+# ----------------------------------------------------------------------------------------------------- with stand-ins
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "words"),
+    [
+        (b"register, please\n", None, "no JSON object"),
+        (b"[1, 2]\n", None, "no JSON object"),
+        (b'{"id": 1, "request": "\xff"}\n', None, "no JSON object"),
+        (b'{"request": "release"}\n', None, "id of a request is None"),
+        (b'{"id": "1", "request": "release"}\n', None, "id of a request is '1'"),
+        (b'{"id": 1}\n', 1, "There is no request 'None'; choose one of register, "),
+        (b'{"id": 1, "request": ["shutdown"]}\n', 1, "There is no request"),
+        (b'{"id": 1, "request": "register"}\n', 1, "The folder None .* does not exist"),
+        (b'{"id": 1, "request": "register", "folder": "/no/such"}\n', 1, "The folder '/no/such' .* does not exist"),
+        (b'{"id": 1, "request": "warp_segmentation", "folder": 7}\n', 1, "The folder 7 .* does not exist"),
+        (b'{"id": 1, "request": "register", "settings": [1]}\n', 1, r"The settings .* are \[1\]; send an object"),
+        (b'{"id": 1, "request": "register", "options": {"fast": true}}\n', 1, "fast = True is none of guide, carry"),
+        (b'{"id": 1, "request": "register", "options": {"guide": 1}}\n', 1, "guide = 1 is none of .*, true or false"),
+        (b'{"id": 1, "request": "register", "settings": {"speed": 9}}\n', 1, "no setting 'speed'; choose from align,"),
+        (b'{"id": 1, "request": "register", "settings": {"align": "afine"}}\n', 1, "'afine'; choose one of auto,"),
+        (b'{"id": 1, "request": "register", "settings": {"steps": "9"}}\n', 1, "The settings .*'9'.* cannot be used"),
+        (b'{"id": 1, "request": "download", "model": "alexnet"}\n', 1, "No model is called 'alexnet'"),
+        (b'{"id": 1, "request": "download", "model": "none"}\n', 1, "has no weights"),
+    ],
+)
+def test_requests_that_cannot_be_understood_are_answered_in_one_sentence(a_worker, line, number, words):
+    a_worker.write(line)
+    failed = a_worker.failure(number)
+    assert failed["kind"] == "input"
+    assert failed["details"] == ""
+    assert re.search(words, failed["message"])
+    a_worker.send(id=2, request="release")  # the worker goes on
+    assert a_worker.outcome(2) == {"id": 2, "result": {}}
+
+
+@pytest.mark.parametrize("request_name", ["register", "warp_segmentation"])
+def test_a_folder_without_inputs_is_named(tmp_path, request_name):
+    with a_thread(compute=lambda *arguments, **options: None) as parent:
+        parent.send(id=1, request=request_name, folder=str(tmp_path))
+        assert re.search(r"inputs holds no complete exchange .*write it again", parent.failure(1)["message"])
+        exchange.write(tmp_path / "inputs", field=None)
+        parent.send(id=2, request="warp_segmentation", folder=str(tmp_path))
+        assert "inputs has no segmentation, target;" in parent.failure(2)["message"]
+    assert left_in(tmp_path) == ["inputs"]
+
+
+def test_settings_and_options_arrive_as_they_were_sent(a_folder):
+    seen = []
+
+    def stand_in(inputs, settings, **options):
+        assert callable(options.pop("progress"))
+        assert callable(options.pop("load"))
+        seen.append((inputs.fixed.name, settings, options))
+        return some_results()
+
+    every = {"guide": True, "carry": False, "compare": False, "moving_resolution": True}
+    sent = Settings(ct_window=(-200.0, 300.0), steps=3, similarity="mind", padding=5.0)
+    with a_thread(compute=stand_in) as parent:
+        settings = dataclasses.asdict(sent)
+        parent.send(id=1, request="register", folder=str(a_folder), settings=settings, options=every)
+        assert "result" in parent.outcome(1)
+    assert seen == [(PATIENT, sent, every)]
+
+
+def test_progress_is_sparse_but_no_stage_is_left_out(a_folder):
+    def stand_in(inputs, settings, progress, load):
+        for n in range(5000):
+            progress("many", n / 10000)
+        for stage in ("one", "two", "three"):
+            progress(stage, 0.6)
+        return some_results()
+
+    with a_thread(compute=stand_in) as parent:
+        start = time.monotonic()
+        parent.send(id=1, request="register", folder=str(a_folder))
+        stages = [message["progress"]["stage"] for message in parent.until("result", 1) if "progress" in message]
+        seconds = time.monotonic() - start
+    assert list(dict.fromkeys(stages)) == ["many", "one", "two", "three", "saving"]
+    assert stages.count("many") <= 1 + 10 * seconds
+
+
+def test_signs_of_life_come_while_nothing_else_does_and_only_then(a_folder, monkeypatch):
+    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.02)
+    seen_alive = threading.Event()
+
+    def silent(inputs, settings, progress, load):
+        assert seen_alive.wait(PATIENCE)
+        return some_results()
+
+    with a_thread(compute=silent) as parent:
+        parent.send(id=1, request="register", folder=str(a_folder))
+        for _ in range(3):
+            assert parent.read() == {"id": 1, "alive": True}
+        seen_alive.set()
+        assert "result" in parent.until("result", 1)[-1]
+        time.sleep(0.1)  # time enough for five more
+        parent.send(id=2, request="nonsense")
+        assert [set(message) - {"alive"} for message in parent.until("failed")][-1] == {"id", "failed"}
+        parent.send(id=3, request="release")
+        assert all(message["id"] == 3 for message in parent.until("result"))
+
+
+def test_a_cancel_that_the_computation_did_not_notice_still_counts(a_folder):
+    cancelled = threading.Event()
+
+    def deaf(inputs, settings, progress, load):
+        progress("deaf", 0.1)
+        assert cancelled.wait(PATIENCE)
+        return some_results()
+
+    with a_thread(compute=deaf) as parent:
+        parent.send(id=1, request="register", folder=str(a_folder))
+        parent.until("deaf", 1)
+        parent.send(id=1, request="cancel")
+        parent.send(id=2, request="release")  # refused; once it is, the cancel before it has been read
+        parent.failure(2)
+        cancelled.set()
+        assert parent.failure(1)["kind"] == "cancelled"
+    assert left_in(a_folder) == ["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words", "detailed"),
+    [
+        (InputError("The scan is upside\n down; turn it."), "input", "The scan is upside down; turn it.", False),
+        (MemoryError(), "memory", "This machine ran out of memory; crop", False),
+        (KeyError("lattice"), "unexpected", "Unexpected KeyError: 'lattice'.", True),
+        (RuntimeError("one.\ntwo."), "unexpected", "Unexpected RuntimeError: one. two.", True),
+        (AssertionError(), "unexpected", "Unexpected AssertionError: it says no more.", True),
+    ],
+)
+def test_every_error_has_a_kind_and_a_sentence_and_no_results(a_folder, error, kind, words, detailed):
+    exchange.write_results(a_folder / "results", some_results())  # of an earlier request in the same folder
+
+    def failing(inputs, settings, **options):
+        raise error
+
+    with a_thread(compute=failing) as parent:
+        parent.send(id=1, request="register", folder=str(a_folder))
+        failed = parent.failure(1)
+    assert failed["kind"] == kind
+    assert failed["message"].startswith(words)
+    assert ("in failing" in failed["details"]) is detailed
+    assert left_in(a_folder) == ["inputs"]
+
+
+def test_results_that_cannot_be_written_are_not_left_half(a_folder):
+    half = dataclasses.replace(some_results(), jacobian=np.array([object()]))
+    with a_thread(compute=lambda *arguments, **options: half) as parent:
+        parent.send(id=1, request="register", folder=str(a_folder))
+        assert parent.failure(1)["kind"] == "unexpected"
+    assert left_in(a_folder) == ["inputs"]
+
+
+# ------------------------------------------------------------------------------------------------ memory and networks
+
+
+class Field:
+    """Something large: a plain object, so that a weak reference tells whether it is still held."""
+
+
+def test_after_out_of_memory_a_cheaper_plan_is_tried_once(a_folder, monkeypatch):
+    tried, held, notes = [], [], "There was not enough memory; the field is refined instead."
+
+    def stand_in(inputs, settings, progress, load):
+        tried.append(settings)
+        load("unigradicon")
+        if len(tried) == 2:
+            assert held[0]() is None, "what filled the memory is still there"
+            return some_results()
+        large = Field()
+        held.append(weakref.ref(large))
+        raise DeviceMemoryError("cuda:0 ran out of memory; choose cpu.")
+
+    loaded = []
+    cheaper = Settings(steps=9)
+    monkeypatch.setattr(catalog, "load_model", lambda *arguments, **options: loaded.append(arguments) or "network")
+    monkeypatch.setattr(
+        worker, "_cheaper", lambda settings: (cheaper, notes) if settings == Settings(steps=7) else None
+    )
+    with a_thread(compute=stand_in) as parent:
+        parent.send(id=1, request="register", folder=str(a_folder), settings={"steps": 7})
+        messages = parent.until("result", 1)
+    assert tried == [Settings(steps=7), cheaper]
+    assert {"id": 1, "note": notes} in messages
+    assert messages[-1]["result"] == {"notes": [notes]}
+    assert len(loaded) == 2, "the network, too, made room"
+
+
+@pytest.mark.parametrize("plans", [[None], [(Settings(steps=9), "Less."), None]], ids=["no plan", "in vain"])
+def test_out_of_memory_at_the_end_of_the_plans(a_folder, monkeypatch, plans):
+    tried = []
+
+    def stand_in(inputs, settings, **options):
+        tried.append(settings)
+        raise DeviceMemoryError(f"out of memory with {settings.steps} steps; choose cpu.")
+
+    monkeypatch.setattr(worker, "_cheaper", lambda settings: plans[len(tried) - 1])
+    with a_thread(compute=stand_in) as parent:
+        parent.send(id=1, request="register", folder=str(a_folder), settings={"steps": 7})
+        failed = parent.failure(1)
+    last = 7 if len(plans) == 1 else 9
+    assert failed == {"kind": "memory", "message": f"out of memory with {last} steps; choose cpu.", "details": ""}
+    assert len(tried) == len(plans)
+    assert left_in(a_folder) == ["inputs"]
+
+
+SHAPE = (64, 72, 80)  # the published cascade of five halvings needs 65 and more; this one has three
+
+
+@pytest.fixture
+def a_small_model(tmp_path, monkeypatch):
+    """unigradicon, but small and with random weights that lie in a folder; (folder, names of what was loaded)."""
+    card = dataclasses.replace(
+        catalog.CARDS["unigradicon"],
+        input_shape=SHAPE,
+        down_channels=(2, 4, 8, 16),
+        up_channels=(4, 4, 8),
+        size=0,
+    )
+    torch.manual_seed(0)
+    network = GradICON(SHAPE, down=card.down_channels, up=card.up_channels)
+    for unet in network.unets:
+        torch.nn.init.normal_(unet.lastConv.weight, std=0.02)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save(network.state_dict(), folder / card.filename)
+    monkeypatch.setitem(catalog.CARDS, "unigradicon", card)
+    loaded = []
+
+    def counted(name, load=catalog.load_model, **options):
+        loaded.append(name)
+        return load(name, **options)
+
+    monkeypatch.setattr(catalog, "load_model", counted)
+    return folder, loaded
+
+
+def test_weights_stay_loaded_until_released_or_changed(a_folder, a_small_model):
+    weights, loaded = a_small_model
+    settings = {"model": "unigradicon", "weights_dir": str(weights), "device": "cpu"}
+    with a_thread() as parent:
+        number = 0
+
+        def run():
+            nonlocal number
+            number += 1
+            parent.send(id=number, request="register", folder=str(a_folder), settings=settings)
+            assert "result" in parent.until("result", number)[-1]
+            return exchange.read_results(a_folder / "results").registration.forward.displacement
+
+        first, second = run(), run()
+        assert loaded == ["unigradicon"]
+        np.testing.assert_array_equal(first, second)
+        parent.send(id=99, request="release")
+        parent.until("result", 99)
+        np.testing.assert_array_equal(run(), first)
+        assert len(loaded) == 2
+        file = weights / "unigradicon.trch"
+        state = torch.load(file)
+        torch.save({key: value * 0 for key, value in state.items()}, file)
+        changed = run()
+        assert len(loaded) == 3
+        assert np.abs(changed - first).max() > 1
+
+
+def test_downloads_report_bytes_and_fill_the_folder(tmp_path, a_small_model, monkeypatch):
+    weights, _ = a_small_model
+    content = (weights / "unigradicon.trch").read_bytes()
+    publisher = Publisher(content)
+    card = dataclasses.replace(catalog.CARDS["unigradicon"], url=publisher.url)
+    monkeypatch.setitem(catalog.CARDS, "unigradicon", card)
+    with a_thread() as parent:
+        parent.send(id=1, request="download", model="unigradicon", weights_dir=str(tmp_path / "there"))
+        messages = parent.until("result", 1)
+    publisher.shutdown()
+    assert messages[0]["progress"] == {"stage": "download", "fraction": 0.0}
+    assert messages[-1]["result"]["path"] == str(tmp_path / "there" / "unigradicon.trch")
+    assert (tmp_path / "there" / "unigradicon.trch").read_bytes() == content
+
+
+def test_a_download_can_be_cancelled(monkeypatch):
+    sizes = iter(range(1, 10**9))
+
+    def endless(card, weights_dir, progress):
+        while True:
+            progress(next(sizes), 10**9)
+            time.sleep(0.001)
+
+    monkeypatch.setattr(catalog, "fetch_weights", endless)
+    with a_thread() as parent:
+        parent.send(id=1, request="download", model="unigradicon", weights_dir=None)
+        parent.read()
+        progress = parent.read()["progress"]
+        assert progress == {"stage": "download", "fraction": 0.0, "done": progress["done"], "total": 10**9}
+        assert progress["done"] > 0
+        parent.send(id=1, request="cancel")
+        assert parent.failure(1)["kind"] == "cancelled"
