@@ -1,6 +1,41 @@
-"""The Slicer module. It only wires: what it wires lives in IconRegistrationLib."""
+"""The Slicer module. It only wires: what it wires lives in IconRegistrationLib.
 
-from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleLogic
+torch and itk are imported nowhere here: the worker process has them (IconRegistrationLib/worker.py), and the console's
+`IconRegistrationLogic.register` imports them when it is called.
+"""
+
+import logging
+import sys
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+from IconRegistrationLib.batch.progress import duration
+from IconRegistrationLib.core.errors import InputError
+from IconRegistrationLib.mrml.registration import REPORT_ATTRIBUTE, Outputs, Request, outputs_of, request_of
+from IconRegistrationLib.ui import choices, dependencies, presets
+from IconRegistrationLib.ui.controls import fill_ticks, segment_names, ticks
+from IconRegistrationLib.ui.reviewing import Review, trust_card, view_of
+from IconRegistrationLib.ui.session import Session
+
+#: Keys of what belongs to the computer and not to the scene, in Slicer's user settings.
+PYTHON_KEY, FOLDER_KEY, SPEED_KEY = (f"IconRegistration/{name}" for name in ("python", "workingFolder", "speed"))
+#: Where a result remembers the table node of its trust card.
+TABLE_REFERENCE = "IconRegistration.table"
+LEVEL_COLORS = {"green": "#2e9e4f", "amber": "#d9a300", "red": "#d03a2f"}
 
 
 class IconRegistration(ScriptedLoadableModule):
@@ -8,27 +43,587 @@ class IconRegistration(ScriptedLoadableModule):
 
     def __init__(self, parent):
         super().__init__(parent)
-        parent.title = "ICON Registration"
+        parent.title = _("ICON Registration")
         parent.categories = ["Registration"]
         parent.dependencies = []
         parent.contributors = ["IconRegistration developers"]
-        parent.helpText = (
-            "Deformable registration of two volumes and their segmentations, with ICON networks or without any. "
-            "From the Python console: IconRegistration.IconRegistrationLogic().register(fixed, moving)."
+        parent.helpText = _(
+            "Deformable registration of two volumes, with ICON networks or without any, on a GPU or the CPU. "
+            "Segmentations, models and landmarks follow the transform live. Choose a fixed and a moving volume and "
+            "press Apply; Review shows how far the result can be trusted. From the Python console: "
+            "<tt>IconRegistration.IconRegistrationLogic().register(fixed, moving)</tt>."
         )
-        parent.acknowledgementText = (
-            "If you use a network, cite Tian et al., GradICON (CVPR 2023), uniGradICON (MICCAI 2024) or "
-            "multiGradICON (WBIR 2024)."
+        parent.acknowledgementText = _(
+            "If you use a network, cite Tian et al., GradICON (CVPR 2023) and uniGradICON (MICCAI 2024), or Demir et "
+            "al., multiGradICON (WBIR 2024). For research; not a medical device."
         )
-        # There is no panel yet: the module opens its door to the Python console and to scripts only.
-        parent.hidden = True
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    from IconRegistrationLib.ui.samples import register_samples
+
+    register_samples()
+
+
+def purgeLibrary():
+    """Forget the library, so that a reload of the module reads its files again."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "IconRegistrationLib"]:
+        del sys.modules[name]
+
+
+@parameterNodeWrapper
+class IconRegistrationParameterNode:
+    """Everything that the panel shows; saved with the scene."""
+
+    fixedVolume: slicer.vtkMRMLScalarVolumeNode
+    movingVolume: slicer.vtkMRMLScalarVolumeNode
+    fixedSegmentation: slicer.vtkMRMLSegmentationNode
+    movingSegmentation: slicer.vtkMRMLSegmentationNode
+    fixedSegments: str  # choices.chosen_segments
+    movingSegments: str
+    carry: bool = True
+    compare: bool = True
+    focus: bool = False
+    guide: bool = False
+    fixedLandmarks: slicer.vtkMRMLMarkupsFiducialNode
+    movingLandmarks: slicer.vtkMRMLMarkupsFiducialNode
+    alignment: choices.Alignment = choices.Alignment.AUTO
+    initialTransform: slicer.vtkMRMLTransformNode
+
+    preset: str = "none"
+    model: str = "none"
+    refinement: choices.Refinement = choices.Refinement.AUTO
+    steps: Annotated[int, WithinRange(0, 2000)] = 0
+    similarity: choices.SimilarityMeasure = choices.SimilarityMeasure.AUTO
+    device: choices.Device = choices.Device.AUTO
+    precision: choices.Precision = choices.Precision.AUTO
+    region: slicer.vtkMRMLMarkupsROINode
+    spacing: Annotated[float, WithinRange(0, 50)] = 0.0
+    padding: Annotated[float, WithinRange(0, 999)] = 0.0
+    otherSettings: str  # choices.settings_of
+
+    update: bool = True
+    movingResolution: bool = False
+    jacobian: bool = True
+    distrust: bool = True
+
+    result: slicer.vtkMRMLGridTransformNode
+    shown: choices.Shown = choices.Shown.RESAMPLED
+    swap: bool = False
+    warpAmount: Annotated[float, WithinRange(0, choices.FULL_WARP)] = choices.FULL_WARP
+    comparison: choices.Comparison = choices.Comparison.BLEND
+    blend: Annotated[float, WithinRange(0, 100)] = 50.0
+    cells: Annotated[float, WithinRange(2, 32)] = 8.0
+    curtainDirection: choices.CurtainDirection = choices.CurtainDirection.RIGHT_LEFT
+    curtain: Annotated[float, WithinRange(0, 100)] = 50.0
+    linkedCursor: bool = False
+    deformation: choices.Deformation = choices.Deformation.NONE
+    deformationSpacing: Annotated[float, WithinRange(0, 100)] = 0.0
+    lineWidth: Annotated[int, WithinRange(1, 10)] = 1
+    deformationIn3D: bool = False
+    overlay: choices.Overlay = choices.Overlay.NONE
+    outlines: bool = False
+    labels: str  # choices.chosen_segments
+
+
+class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Connects controls, parameter node, session and review; what they mean is decided in IconRegistrationLib."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._guiTag = None
+        self._session = None
+        self._review = None
+        self._devices = None  # what the worker said that it has
+        self._notes = []
+        self._refreshing = False
+
+    # ----------------------------------------------------------------------------------------------- Slicer calls these
+
+    def setup(self):
+        super().setup()
+        page = slicer.util.loadUI(self.resourcePath("UI/IconRegistration.ui"))
+        self.layout.addWidget(page)
+        self.ui = slicer.util.childWidgetVariables(page)
+        page.setMRMLScene(slicer.mrmlScene)
+        self.logic = IconRegistrationLogic()
+        self._review = Review(slicer.mrmlScene)
+        self._session = Session(
+            slicer.mrmlScene,
+            self,
+            python=lambda: self.ui.pythonLineEdit.text.strip(),
+            working_folder=lambda: self.ui.workingFolderLineEdit.currentPath,
+        )
+        self._arrangeControls()
+        self._connectControls()
+        scene = slicer.vtkMRMLScene
+        for event, method in (
+            (scene.StartCloseEvent, self.onSceneStartClose),
+            (scene.EndCloseEvent, self.onSceneEndClose),
+            (scene.EndImportEvent, self.onSceneEndImport),
+            (scene.StartSaveEvent, self.onSceneStartSave),
+            (scene.EndSaveEvent, self.onSceneEndSave),
+            (scene.NodeRemovedEvent, self.onNodeRemoved),
+        ):
+            self.addObserver(slicer.mrmlScene, event, method)
+        self.initializeParameterNode()
+
+    def cleanup(self):
+        self._review.close()
+        self._session.close()
+        self._disconnectParameterNode()
+        self.removeObservers()
+
+    def enter(self):
+        self.initializeParameterNode()
+
+    def exit(self):
+        self._disconnectParameterNode()
+
+    def onReload(self):
+        purgeLibrary()
+        super().onReload()
+
+    # ------------------------------------------------------------------------------------------------------ the scene
+
+    def onSceneStartClose(self, caller, event):
+        self._review.close()
+        if self._session.busy:
+            self._session.close()
+            self._showEnd(_("The scene was closed; the registration was stopped."), "amber")
+        self._disconnectParameterNode()
+
+    def onSceneEndClose(self, caller, event):
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event):
+        from IconRegistrationLib.mrml.transforms import set_linear_interpolation
+
+        set_linear_interpolation(slicer.mrmlScene)  # Slicer reads our transforms as cubic ones
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneStartSave(self, caller, event):
+        from IconRegistrationLib.mrml.review import full_warp
+
+        self._amounts = full_warp(slicer.mrmlScene)  # a file holds what is shown
+
+    def onSceneEndSave(self, caller, event):
+        from IconRegistrationLib.mrml.review import restore_warp
+
+        restore_warp(slicer.mrmlScene, self._amounts)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller, event, node):
+        if self._review.shows(node):
+            self._review.close()
+
+    # ------------------------------------------------------------------------------------------------- parameter node
+
+    def initializeParameterNode(self):
+        """Bind the controls to the scene's parameter node; a first volume or two are chosen to save clicks."""
+        if self._parameterNode is not None:
+            return
+        self._parameterNode = IconRegistrationParameterNode(self.logic.getParameterNode())
+        self._guiTag = self._parameterNode.connectGui(self.ui)
+        self.addObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self.refresh()
+
+    def _disconnectParameterNode(self):
+        if self._parameterNode is None:
+            return
+        self._parameterNode.disconnectGui(self._guiTag)
+        self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self._watch([])
+        self._parameterNode = None
+
+    # ------------------------------------------------------------------------------------------------------- controls
+
+    def _arrangeControls(self):
+        """What a .ui file cannot say."""
+        ui, settings = self.ui, slicer.app.userSettings()
+        for segments in self._segmentLists().values():
+            segments.setMaximumHeight(110)
+        ui.resultSelector.addAttribute("vtkMRMLGridTransformNode", REPORT_ATTRIBUTE)
+        ui.weightsPathLineEdit.nameFilters = ["Weights (*.trch *.pt *.pth)", "All files (*)"]
+        ui.workingFolderLineEdit.filters = ui.workingFolderLineEdit.Dirs
+        ui.pythonLineEdit.text = settings.value(PYTHON_KEY) or ""
+        ui.workingFolderLineEdit.currentPath = settings.value(FOLDER_KEY) or ""
+        ui.progressBar.setVisible(False)
+        ui.trustTable.setColumnCount(4)
+        ui.trustTable.setHorizontalHeaderLabels([_("Measure"), _("Before"), _("After"), _("Verdict")])
+        ui.trustTable.setMinimumHeight(240)
+        self._fillPresets()
+
+    def _connectControls(self):
+        ui = self.ui
+        ui.applyButton.connect("clicked()", self.onApply)
+        ui.runAgainButton.connect("clicked()", self.onRunAgain)
+        ui.releaseButton.connect("clicked()", self._session.release)
+        ui.presetComboBox.connect("activated(int)", self.onPreset)
+        ui.savePresetButton.connect("clicked()", self.onSavePreset)
+        ui.deletePresetButton.connect("clicked()", self.onDeletePreset)
+        ui.weightsPathLineEdit.connect("currentPathChanged(QString)", self.onWeightsPath)
+        ui.pythonLineEdit.connect("editingFinished()", self.onMachineSettings)
+        ui.workingFolderLineEdit.connect("currentPathChanged(QString)", self.onMachineSettings)
+        for which, widget in self._segmentLists().items():
+            widget.connect("itemChanged(QListWidgetItem*)", partial(self.onSegmentsTicked, which))
+        ui.exportCsvButton.connect("clicked()", self.onExportCsv)
+        ui.exportTableButton.connect("clicked()", self.onExportTable)
+        ui.hardenButton.connect("clicked()", self.onHarden)
+
+    def _segmentLists(self):
+        """Parameter that remembers ticked segments -> the list that shows them."""
+        ui = self.ui
+        return {
+            "fixedSegments": ui.fixedSegmentsList,
+            "movingSegments": ui.movingSegmentsList,
+            "labels": ui.labelsList,
+        }
+
+    def onMachineSettings(self):
+        """The other Python and the working folder belong to this computer: they are kept in Slicer's settings."""
+        settings = slicer.app.userSettings()
+        settings.setValue(PYTHON_KEY, self.ui.pythonLineEdit.text.strip())
+        settings.setValue(FOLDER_KEY, self.ui.workingFolderLineEdit.currentPath)
+
+    def onWeightsPath(self, path):
+        if self._parameterNode and self._parameterNode.preset == presets.CUSTOM_WEIGHTS:
+            self._parameterNode.model = path
+
+    # -------------------------------------------------------------------------------------------------------- presets
+
+    def _fillPresets(self):
+        box = self.ui.presetComboBox
+        box.clear()
+        for preset in self._presets():
+            box.addItem(preset.title, preset.name)
+            box.setItemData(box.count - 1, preset.tooltip, qt.Qt.ToolTipRole)
+
+    def _presets(self):
+        return [*presets.builtin_presets(), *presets.user_presets(slicer.app.userSettings())]
+
+    def _preset(self):
+        """The chosen preset; None if the scene names one that this user does not have."""
+        return next((preset for preset in self._presets() if preset.name == self._parameterNode.preset), None)
+
+    def onPreset(self, index):
+        with self._reporting(), slicer.util.NodeModify(self._parameterNode):
+            self._parameterNode.preset = self.ui.presetComboBox.itemData(index)
+            choices.with_preset(self._parameterNode, self._preset(), self.ui.weightsPathLineEdit.currentPath)
+
+    def onSavePreset(self):
+        with self._reporting():
+            name = qt.QInputDialog.getText(slicer.util.mainWindow(), _("Save preset"), _("Name of the preset:"))
+            if name:
+                presets.save_preset(slicer.app.userSettings(), name, choices.settings_of(self._parameterNode))
+                self._fillPresets()
+                self._parameterNode.preset = name.strip()
+
+    def onDeletePreset(self):
+        with self._reporting():
+            presets.delete_preset(slicer.app.userSettings(), self._parameterNode.preset)
+            self._fillPresets()
+            self._parameterNode.preset = "none"
+
+    # ------------------------------------------------------------------------------------------------------- refresh
+
+    def _showPreflight(self):
+        pass
+
+    def refresh(self, caller=None, event=None):
+        """Everything that follows from the parameters and is not bound to one control."""
+        if self._refreshing or self._parameterNode is None:
+            return
+        self._refreshing = True
+        try:
+            self._showSegments()
+            self._showPreset()
+            self._showPreflight()
+            self._showResult()
+        finally:
+            self._refreshing = False
+
+    def _showSegments(self):
+        p, ui = self._parameterNode, self.ui
+        for parameter, node in (
+            ("fixedSegments", p.fixedSegmentation),
+            ("movingSegments", p.movingSegmentation),
+            ("labels", self._review.labelled),
+        ):
+            names = segment_names(node)
+            chosen = choices.chosen_segments(getattr(p, parameter))
+            if chosen is None:
+                chosen = [] if parameter == "labels" else list(names)
+            fill_ticks(self._segmentLists()[parameter], names, chosen)
+        hasSegments = p.fixedSegmentation is not None or p.movingSegmentation is not None
+        for widget in (ui.segmentsLabel, ui.fixedSegmentsList, ui.movingSegmentsList, ui.rolesLabel, ui.rolesWidget):
+            widget.setVisible(hasSegments)
+        ui.carryCheckBox.enabled = p.movingSegmentation is not None
+        for box in (ui.compareCheckBox, ui.guideCheckBox):
+            box.enabled = None not in (p.fixedSegmentation, p.movingSegmentation)
+
+    def onSegmentsTicked(self, parameter, item=None):
+        if self._refreshing:
+            return
+        there, ticked = ticks(self._segmentLists()[parameter])
+        unsaid = [] if parameter == "labels" else there  # what an empty parameter means
+        setattr(self._parameterNode, parameter, choices.remembered_segments(ticked, unsaid))
+
+    def _showPreset(self):
+        p, ui = self._parameterNode, self.ui
+        preset = self._preset()
+        ui.presetComboBox.currentIndex = ui.presetComboBox.findData(p.preset)
+        ui.presetComboBox.toolTip = preset.tooltip if preset else ""
+        ui.deletePresetButton.enabled = preset is not None and preset not in presets.builtin_presets()
+        ui.weightsPathLineEdit.enabled = p.preset == presets.CUSTOM_WEIGHTS
+        ui.methodSection.text = _("Model and effort") + (_(" (preset modified)") if self._isModified(preset) else "")
+
+    def _isModified(self, preset):
+        try:
+            return preset is not None and presets.settings_differ(preset, choices.settings_of(self._parameterNode))
+        except InputError:  # the preflight says it
+            return False
+
+    # ----------------------------------------------------------------------------------------------------------- run
+
+    def _request(self):
+        """What the panel asks for. Raises InputError for choices that exclude each other."""
+        p = self._parameterNode
+        return Request(
+            p.fixedVolume,
+            p.movingVolume,
+            fixed_segmentation=p.fixedSegmentation,
+            moving_segmentation=p.movingSegmentation,
+            fixed_landmarks=p.fixedLandmarks,
+            moving_landmarks=p.movingLandmarks,
+            fixed_mask=p.fixedSegmentation if p.focus else None,
+            moving_mask=p.movingSegmentation if p.focus else None,
+            initial=p.initialTransform,
+            region=p.region,
+            fixed_segments=choices.chosen_segments(p.fixedSegments),
+            moving_segments=choices.chosen_segments(p.movingSegments),
+            settings=choices.settings_of(p),
+            guide=p.guide and None not in (p.fixedSegmentation, p.movingSegmentation),
+            carry=p.carry,
+            compare=p.compare,
+            moving_resolution=p.movingResolution,
+            jacobian=p.jacobian,
+            distrust=p.distrust,
+        )
+
+    def onApply(self):
+        if self._session.busy:
+            self.ui.applyButton.enabled = False  # until the worker has answered, within a second
+            self._session.cancel()
+            return
+        with self._reporting():
+            self._notes = []
+            request = self._request()
+            self._review.close()  # moving data goes back to where it was
+            if not self.ui.pythonLineEdit.text.strip():
+                self._installPackages()
+            download = dependencies.needed_download(request.settings.model, request.settings.weights_dir)
+            if download is None:
+                self._register(request)
+            elif slicer.util.confirmYesNoDisplay(download.question):
+                self._session.download(
+                    request.settings.model, request.settings.weights_dir, lambda _path: self._register(request)
+                )
+                self._showRunning()
+            else:
+                raise InputError(_("The weights were not downloaded; choose the offline preset, or Apply again."))
+
+    def _installPackages(self):
+        self.ui.applyButton.enabled = False  # installing lets Qt work
+        try:
+            dependencies.ensure_packages(slicer.util.confirmYesNoDisplay, self._showStatus)
+        finally:
+            self.ui.applyButton.enabled = True
+
+    def _register(self, request):
+        with self._reporting():
+            p = self._parameterNode
+            outputs = outputs_of(p.result) if p.update and p.result is not None else Outputs()
+            self._session.register(request, outputs, self._onRegistered)
+            self._showRunning()
+
+    def onRunAgain(self):
+        with self._reporting():
+            choices.show_request(self._parameterNode, request_of(self._parameterNode.result))
+            self.onApply()
+
+    def _onRegistered(self, outputs):
+        p = self._parameterNode
+        self._showEnd(" ".join([_("Done."), *self._notes]), "amber" if self._notes else "green")
+        if p is None:  # the module was left meanwhile; the nodes are there
+            return
+        self._review.close()
+        p.result = outputs.forward
+        self.ui.reviewSection.collapsed = False
+        self.refresh()
+
+    # The session's listener.
+
+    def on_ready(self, info):
+        self._devices = info["devices"]
+        self.refresh()
+
+    def on_progress(self, stage, fraction, seconds_left):
+        bar = self.ui.progressBar
+        bar.value = round(100 * fraction)
+        left = f", {duration(seconds_left)} left" if seconds_left is not None else ""
+        self._showStatus(f"{stage[:1].upper()}{stage[1:]}{left}")
+
+    def on_note(self, sentence):
+        self._notes.append(sentence)
+        self._showStatus(sentence, "amber")
+
+    def on_failed(self, sentence, details):
+        if details:
+            logging.error(details)
+        self._showEnd(sentence, "red", details)
+
+    def _showRunning(self):
+        self.ui.progressBar.value = 0
+        self.ui.progressBar.setVisible(True)
+        self._showStatus(_("Starting..."))
+        self._showPreflight()
+
+    def _showEnd(self, sentence, level, details=""):
+        self.ui.progressBar.setVisible(False)
+        self._showStatus(sentence, level)
+        self.ui.statusLabel.toolTip = details
+        self._showPreflight()
+
+    def _showStatus(self, sentence, level=None):
+        self.ui.statusLabel.text = sentence
+        self.ui.statusLabel.styleSheet = f"color: {LEVEL_COLORS[level]}" if level else ""
+        slicer.app.processEvents()
+
+    @contextmanager
+    def _reporting(self):
+        """One user action: what is wrong with the input is said in the panel; anything else is shown as an error."""
+        with slicer.util.tryWithErrorDisplay(_("ICON Registration failed unexpectedly."), waitCursor=False):
+            try:
+                yield
+            except InputError as error:
+                self._showEnd(str(error), "red")
+
+    # -------------------------------------------------------------------------------------------------------- review
+
+    def _showResult(self):
+        """The result that is chosen under Review, as the controls say."""
+        p, ui = self._parameterNode, self.ui
+        with self._reporting():
+            if p.result is None or self._session.busy:
+                self._review.close()
+            elif self._review.forward is not p.result:
+                request = request_of(p.result)
+                if request is not None:
+                    self._review.show(request, outputs_of(p.result), view_of(p))
+                    self._showTrust()
+            else:
+                self._review.apply(view_of(p))
+        for name, enabled in self._review.enabled().items():
+            getattr(ui, name).enabled = enabled
+        for label, bar, comparison in (
+            (ui.comparisonLabel, ui.blendSlider, choices.Comparison.BLEND),
+            (ui.cellsLabel, ui.cellsSlider, choices.Comparison.CHECKERBOARD),
+            (ui.curtainLabel, ui.curtainSlider, choices.Comparison.CURTAIN),
+        ):
+            label.setVisible(p.comparison is comparison)
+            bar.setVisible(p.comparison is comparison)
+        ui.curtainComboBox.setVisible(p.comparison is choices.Comparison.CURTAIN)
+
+    def _showTrust(self):
+        table = self.ui.trustTable
+        rows = trust_card(self._review.report)
+        table.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row.cells):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(row.meaning)
+                if row.level and column == 3:
+                    item.setBackground(qt.QBrush(qt.QColor(LEVEL_COLORS[row.level])))
+                table.setItem(number, column, item)
+        table.resizeColumnsToContents()
+
+    def onExportCsv(self):
+        with self._reporting():
+            name = f"{self._review.forward.GetName()}, quality.csv"
+            title = _("Save the trust card")
+            path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, "CSV (*.csv)")
+            if path:
+                self._review.report.write_csv(path)
+                self._showStatus(_("Saved: {path}").format(path=path), "green")
+
+    def onExportTable(self):
+        from IconRegistrationLib.mrml.review import report_table
+        from IconRegistrationLib.mrml.scene import place_beside
+
+        with self._reporting():
+            forward = self._review.forward
+            node = forward.GetNodeReference(TABLE_REFERENCE)
+            table = report_table(slicer.mrmlScene, self._review.report, f"Quality of {forward.GetName()}", node)
+            if node is None:
+                forward.SetNodeReferenceID(TABLE_REFERENCE, table.GetID())
+                place_beside(slicer.mrmlScene, table, forward)
+            self._showStatus(_("The table {name} is in the scene.").format(name=table.GetName()), "green")
+
+    def onHarden(self):
+        with self._reporting():
+            self._notes = []
+            self._review.harden(self._session, self._onHardened)
+            self._showRunning()
+
+    def _onHardened(self, node):
+        self._showEnd(_("The segments are in {name}.").format(name=node.GetName()), "green")
 
 
 class IconRegistrationLogic(ScriptedLoadableModuleLogic):
     """The console's door."""
 
     def register(self, fixed, moving, **options):
-        """`IconRegistrationLib.mrml.registration.register_nodes`, documented there: nodes in, nodes and report out."""
+        """`IconRegistrationLib.mrml.registration.register_nodes`, documented there: nodes in, nodes and report out.
+
+        It runs in Slicer's own process and waits for the end; the panel's worker is not needed.
+        """
         from IconRegistrationLib.mrml.registration import register_nodes
 
         return register_nodes(fixed, moving, **options)
+
+
+class IconRegistrationTest(ScriptedLoadableModuleTest):
+    """The self-test: a small phantom, registered for real."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        self.test_phantom()
+
+    def test_phantom(self):
+        from IconRegistrationLib.core.settings import Settings
+        from IconRegistrationLib.ui.samples import add_phantom
+
+        fixed, moving, fixedOrgans, movingOrgans, fixedPoints, movingPoints = add_phantom(slicer.mrmlScene, size=64)
+        outputs = IconRegistrationLogic().register(
+            fixed,
+            moving,
+            fixed_segmentation=fixedOrgans,
+            moving_segmentation=movingOrgans,
+            fixed_landmarks=fixedPoints,
+            moving_landmarks=movingPoints,
+            settings=Settings(spacing=4.5, device="cpu"),
+        )
+        error = outputs.report.target_registration_error
+        self.assertLess(error.after, error.before / 3)
+        self.assertEqual(outputs.report.deformation.folding.count, 0)
+        self.delayDisplay(f"Landmarks: {error.before:.1f} -> {error.after:.1f} mm")

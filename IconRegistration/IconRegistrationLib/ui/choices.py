@@ -1,0 +1,193 @@
+"""What the panel's controls offer, and what a choice means to the library. No Qt, no nodes: `panel` is whatever has the
+attributes of the module's parameter node.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from enum import Enum
+
+from ..core.errors import InputError
+from ..core.settings import Settings
+from .presets import OF_THE_MACHINE
+
+#: What the panel's slider and its parameter call all of the deformation.
+FULL_WARP = 100.0
+
+
+class Choice(Enum):
+    """A choice of one word of the library (the value's first part), shown as a text (the second)."""
+
+    def label(self) -> str:
+        return self.value[1]
+
+    @property
+    def word(self) -> str:
+        return self.value[0]
+
+    @classmethod
+    def of(cls, word: str):
+        """The choice that stands for a word of the library."""
+        return next(choice for choice in cls if choice.word == word)
+
+
+class Alignment(Choice):
+    AUTO = "auto", "Automatic"
+    NONE = "none", "None: as they lie"
+    CENTRE = "centre", "Centre on centre"
+    MASS = "mass", "Centre of mass"
+    RIGID = "rigid", "Rigid, by intensity"
+    SIMILARITY = "similarity", "Rigid and scale, by intensity"
+    AFFINE = "affine", "Affine, by intensity"
+
+
+class Refinement(Choice):
+    AUTO = "auto", "Automatic"
+    FIELD = "field", "Deformation field"
+    NETWORK = "network", "Network (fine-tuning)"
+    OFF = "off", "None"
+
+
+class SimilarityMeasure(Choice):
+    AUTO = "auto", "Automatic"
+    LNCC = "lncc", "Local correlation"
+    LNCC2 = "lncc2", "Squared local correlation"
+    MIND = "mind", "MIND: different contrasts"
+
+
+class Precision(Choice):
+    AUTO = "auto", "Automatic"
+    FLOAT32 = "float32", "float32"
+    MIXED = "mixed", "Mixed"
+
+
+class Device(Choice):
+    AUTO = "auto", "Automatic: GPU if there is one"
+    CUDA = "cuda", "GPU (CUDA)"
+    CUDA1 = "cuda:1", "Second GPU"
+    CUDA2 = "cuda:2", "Third GPU"
+    CUDA3 = "cuda:3", "Fourth GPU"
+    MPS = "mps", "GPU (Apple)"
+    CPU = "cpu", "CPU"
+
+
+class Shown(Choice):
+    RESAMPLED = "resampled", "Resampled"
+    LIVE = "live", "Live, under the transform"
+
+
+class Comparison(Choice):
+    BLEND = "blend", "Blend"
+    CHECKERBOARD = "checkerboard", "Checkerboard"
+    FLICKER = "flicker", "Flicker"
+    CURTAIN = "curtain", "Curtain"
+
+
+class CurtainDirection(Choice):
+    RIGHT_LEFT = "R-L", "right to left"
+    ANTERIOR_POSTERIOR = "A-P", "front to back"
+    SUPERIOR_INFERIOR = "S-I", "top to bottom"
+
+
+class Deformation(Choice):
+    NONE = "none", "Hidden"
+    GRID = "grid", "Grid"
+    GLYPHS = "glyphs", "Arrows"
+    CONTOURS = "contours", "Contours"
+
+
+class Overlay(Choice):
+    NONE = "none", "None"
+    DISTRUST = "distrust", "Local distrust [mm]"
+    FOLDING = "folding", "Folding"
+
+
+#: Settings that a control of the panel holds: field -> (parameter, kind of choice or None).
+_CONTROLS = {
+    "model": ("model", None),
+    "refine": ("refinement", Refinement),
+    "similarity": ("similarity", SimilarityMeasure),
+    "align": ("alignment", Alignment),
+    "device": ("device", Device),
+    "precision": ("precision", Precision),
+    "padding": ("padding", None),
+}
+#: Settings whose "by itself" is None in the library and 0 in a spin box: field -> parameter.
+_ZERO_IS_AUTO = {"steps": "steps", "spacing": "spacing"}
+#: Settings without a control: what a preset or an earlier result brings is kept in `otherSettings`, as JSON.
+_OTHERS = [f.name for f in fields(Settings) if f.name not in (*_CONTROLS, *_ZERO_IS_AUTO)]
+
+
+def settings_of(panel) -> Settings:
+    """The Settings that the panel shows. Raises InputError where the choices exclude each other."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in _others(panel).items()}
+    for field, (parameter, choice) in _CONTROLS.items():
+        value = getattr(panel, parameter)
+        values[field] = value.word if choice else value
+    for field, parameter in _ZERO_IS_AUTO.items():
+        values[field] = getattr(panel, parameter) or None
+    if not values["model"]:
+        raise InputError("No weights file is chosen; choose one under Advanced, or another preset.")
+    return Settings(**values)
+
+
+def with_preset(panel, preset, weights: str) -> None:
+    """Show a preset's settings; what belongs to the machine stays. weights: the file of "Custom weights"."""
+    kept = {name: value for name, value in _others(panel).items() if name in OF_THE_MACHINE}
+    machine = Settings(device=panel.device.word, **kept)
+    if preset.settings["model"]:
+        show_settings(panel, preset.apply(machine))
+    else:
+        show_settings(panel, replace(machine, **{**preset.settings, "model": "none"}))
+        panel.model = weights
+
+
+def _others(panel) -> dict:
+    return json.loads(panel.otherSettings or "{}")
+
+
+def show_settings(panel, settings: Settings) -> None:
+    """The reverse of `settings_of`."""
+    for field, (parameter, choice) in _CONTROLS.items():
+        value = getattr(settings, field)
+        setattr(panel, parameter, choice.of(value) if choice else value)
+    for field, parameter in _ZERO_IS_AUTO.items():
+        setattr(panel, parameter, type(getattr(panel, parameter))(getattr(settings, field) or 0))
+    plain = Settings()
+    others = {name: getattr(settings, name) for name in _OTHERS if getattr(settings, name) != getattr(plain, name)}
+    panel.otherSettings = json.dumps(others) if others else ""
+
+
+def chosen_segments(text: str) -> list[str] | None:
+    """Identifiers of the segments that take part, None for all, of the parameter that remembers them."""
+    return json.loads(text) if text else None
+
+
+def remembered_segments(chosen: Iterable[str], there: Iterable[str]) -> str:
+    """The reverse of `chosen_segments`; all of them are not listed, so that segments drawn later take part too."""
+    chosen, there = list(chosen), list(there)
+    return "" if chosen == there else json.dumps(chosen)
+
+
+def show_request(panel, request) -> None:
+    """Make the panel ask for a mrml.registration.Request again: its nodes, roles and settings."""
+    if request.fixed_mask not in (None, request.fixed_segmentation) or request.moving_mask not in (
+        None,
+        request.moving_segmentation,
+    ):
+        raise InputError(
+            "This result was made with masks of their own, which the panel does not have; use the console."
+        )
+    panel.fixedVolume, panel.movingVolume = request.fixed, request.moving
+    panel.fixedSegmentation, panel.movingSegmentation = request.fixed_segmentation, request.moving_segmentation
+    panel.fixedLandmarks, panel.movingLandmarks = request.fixed_landmarks, request.moving_landmarks
+    panel.initialTransform, panel.region = request.initial, request.region
+    for parameter, chosen in (("fixedSegments", request.fixed_segments), ("movingSegments", request.moving_segments)):
+        setattr(panel, parameter, "" if chosen is None else json.dumps(list(chosen)))
+    panel.focus = request.fixed_mask is not None or request.moving_mask is not None
+    for name in ("guide", "carry", "compare", "jacobian", "distrust"):
+        setattr(panel, name, getattr(request, name))
+    panel.movingResolution = request.moving_resolution
+    show_settings(panel, request.settings)

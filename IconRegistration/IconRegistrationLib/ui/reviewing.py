@@ -1,0 +1,427 @@
+"""The Review section: what its controls say (`View`), and the one place that makes the scene show it (`Review`)."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import qt
+import slicer
+import vtk
+
+from ..core.errors import InputError
+from ..core.report import Report
+from ..mrml import review
+from ..mrml.registration import Outputs, Request
+
+#: Milliseconds for which flicker shows each image.
+FLICKER_MS = 500
+
+
+@dataclass(frozen=True)
+class View:
+    """How a result is looked at. Words as in ui/choices.py; amounts in 0..1, lengths in mm, 0 for automatic."""
+
+    shown: str = "resampled"
+    swap: bool = False
+    amount: float = 1.0
+    comparison: str = "blend"
+    blend: float = 0.5
+    cells: int = 8
+    curtain_direction: str = "R-L"
+    curtain: float = 0.5
+    linked_cursor: bool = False
+    deformation: str = "none"
+    deformation_spacing: float = 0.0
+    line_width: int = 1
+    deformation_in_3d: bool = False
+    overlay: str = "none"
+    outlines: bool = False
+    labels: tuple[str, ...] = ()
+
+
+def view_of(panel) -> View:
+    """The View that the panel's parameters describe."""
+    from .choices import FULL_WARP, chosen_segments
+
+    return View(
+        shown=panel.shown.word,
+        swap=panel.swap,
+        amount=panel.warpAmount / FULL_WARP,
+        comparison=panel.comparison.word,
+        blend=panel.blend / 100,
+        cells=round(panel.cells),
+        curtain_direction=panel.curtainDirection.word,
+        curtain=panel.curtain / 100,
+        linked_cursor=panel.linkedCursor,
+        deformation=panel.deformation.word,
+        deformation_spacing=panel.deformationSpacing,
+        line_width=panel.lineWidth,
+        deformation_in_3d=panel.deformationIn3D,
+        overlay=panel.overlay.word,
+        outlines=panel.outlines,
+        labels=tuple(chosen_segments(panel.labels) or ()),
+    )
+
+
+def possible(view: View, request: Request, outputs: Outputs) -> View:
+    """`view` without what excludes each other or has no data.
+
+    The linked cursor wants the moving scan where it was; checkerboard and curtain are cut from the resampled volume;
+    there is no resampled fixed volume, so the swapped direction is live.
+    """
+    if view.linked_cursor or view.comparison in ("checkerboard", "curtain"):
+        view = replace(view, shown="resampled", swap=False)
+    if view.swap:
+        view = replace(view, shown="live")
+    if view.shown == "resampled" and outputs.warped_volume is None:
+        view = replace(view, shown="live", comparison="blend" if view.comparison != "flicker" else "flicker")
+    if outputs.backward is None:
+        view = replace(view, swap=False)
+    if request.moving_segmentation is None:
+        view = replace(view, labels=())
+    if None in _outlined(view, request, outputs):
+        view = replace(view, outlines=False)
+    if getattr(outputs, _OVERLAY_VOLUMES.get(view.overlay, ""), None) is None:
+        view = replace(view, overlay="none")
+    return view
+
+
+_OVERLAY_VOLUMES = {"distrust": "distrust", "folding": "jacobian"}
+
+
+def _outlined(view: View, request: Request, outputs: Outputs) -> tuple:
+    """The two segmentation nodes whose outlines belong over the images."""
+    if view.swap:
+        return request.moving_segmentation, request.fixed_segmentation
+    if view.shown == "live":
+        return request.fixed_segmentation, request.moving_segmentation
+    return request.fixed_segmentation, outputs.warped_segmentation
+
+
+def controls(view: View | None, request: Request | None, outputs: Outputs) -> dict[str, bool]:
+    """Controls of the panel by name, and whether they do something. view: what is shown, None without a result."""
+    is_open = view is not None
+    live = is_open and view.shown == "live"
+    bound = is_open and (view.linked_cursor or view.comparison in ("checkerboard", "curtain"))
+    outlined = is_open and None not in _outlined(view, request, outputs)
+    return {
+        "runAgainButton": is_open,
+        "shownComboBox": is_open and not bound and not view.swap,
+        "swapCheckBox": is_open and not bound and outputs.backward is not None,
+        "warpAmountSlider": live or (is_open and bool(view.labels)),
+        "compareComboBox": is_open,
+        "blendSlider": is_open,
+        "cellsSlider": is_open,
+        "curtainSlider": is_open,
+        "curtainComboBox": is_open,
+        "linkedCursorCheckBox": is_open,
+        "deformationComboBox": is_open,
+        "deformationSpacingSpinBox": is_open and view.deformation != "none",
+        "lineWidthSpinBox": is_open and view.deformation != "none",
+        "deformationIn3DCheckBox": is_open and view.deformation != "none",
+        "overlayComboBox": is_open and (outputs.distrust is not None or outputs.jacobian is not None),
+        "outlinesCheckBox": outlined,
+        "exportCsvButton": is_open and outputs.report is not None,
+        "exportTableButton": is_open and outputs.report is not None,
+        "labelsList": is_open and request.moving_segmentation is not None,
+        "hardenButton": is_open and bool(view.labels),
+    }
+
+
+@dataclass(frozen=True)
+class TrustRow:
+    """A line of the trust card: measure, before, after, verdict; the colour of the verdict, "" for none."""
+
+    cells: tuple[str, str, str, str]
+    level: str = ""
+    meaning: str = ""
+
+
+def trust_card(report: Report | None) -> list[TrustRow]:
+    """Verdicts first, then every number."""
+    if report is None:
+        return []
+    verdicts = [TrustRow((v.measure, "", _number(v.value), v.level), v.level, v.meaning) for v in report.verdicts]
+    numbers = []
+    for row in report.rows():
+        unit = f" [{row.unit}]" if row.unit else ""
+        name = f"{row.name}: {row.measure}" if row.name else row.measure
+        numbers.append(TrustRow((name + unit, _number(row.before), _number(row.after), "")))
+    return verdicts + numbers
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:.4g}"
+
+
+class Review:
+    """Shows one result. `show` begins, `apply` follows the controls, `close` puts the scene back as it was."""
+
+    def __init__(self, scene):
+        self._scene = scene
+        self._request: Request | None = None
+        self._outputs = Outputs()
+        self._view: View | None = None
+        self._before = review.Before(scene)
+        self._cut: review.CutVolume | None = None
+        self._live_labels = None
+        self._marker = None
+        self._crosshair: tuple | None = None  # node and observer
+        self._layout: int | None = None  # before the linked cursor's
+        self._timer = qt.QTimer()
+        self._timer.interval = FLICKER_MS
+        self._timer.connect("timeout()", self._flicker)
+
+    @property
+    def report(self) -> Report | None:
+        return self._outputs.report
+
+    @property
+    def forward(self):
+        """The forward transform of the result that is shown, or None."""
+        return self._outputs.forward
+
+    @property
+    def labelled(self):
+        """The segmentation node whose segments can be warped live, or None."""
+        return self._request.moving_segmentation if self._request else None
+
+    def shows(self, node) -> bool:
+        """Whether the result that is shown is made of this node."""
+        return self._request is not None and node in (*self._request.nodes.values(), *vars(self._outputs).values())
+
+    def enabled(self) -> dict[str, bool]:
+        """Controls by name, and whether they do something now."""
+        return controls(self._view, self._request, self._outputs)
+
+    def show(self, request: Request, outputs: Outputs, view: View) -> None:
+        """Bring a result into the views, fitted and centred, instead of what was shown before."""
+        self.close()
+        self._before = review.Before(self._scene)
+        self._request, self._outputs = request, outputs
+        self.apply(view)
+        for name in slicer.app.layoutManager().sliceViewNames():
+            slicer.app.layoutManager().sliceWidget(name).sliceLogic().FitSliceToBackground()
+
+    def close(self) -> None:
+        """End the review. Nodes that were deleted meanwhile are left alone."""
+        if self._request is None:
+            return
+        self._timer.stop()
+        self._unlink_cursor()
+        for transform in (self._outputs.forward, self._outputs.backward):
+            if transform is not None and transform.GetScene() is self._scene:
+                review.set_warp_amount(transform, 1.0)
+        self._before.restore()
+        self._request, self._outputs, self._view = None, Outputs(), None
+        self._cut = self._live_labels = None
+
+    def apply(self, wanted: View) -> None:
+        """Change in the scene what differs from what is shown."""
+        if self._request is None:
+            return
+        view = possible(wanted, self._request, self._outputs)
+        old, self._view = self._view, view
+
+        def changed(*names: str) -> bool:
+            return old is None or any(getattr(old, name) != getattr(view, name) for name in names)
+
+        if changed("amount"):
+            for transform in filter(None, (self._outputs.forward, self._outputs.backward)):
+                review.set_warp_amount(transform, view.amount)
+        if changed("linked_cursor"):
+            self._link_cursor() if view.linked_cursor else self._unlink_cursor()
+        if changed("shown", "swap", "comparison", "linked_cursor"):
+            self._lay_over()
+        if changed("comparison", "cells", "curtain", "curtain_direction", "blend", "shown", "swap", "linked_cursor"):
+            self._compare()
+        names = ("deformation", "deformation_spacing", "line_width", "deformation_in_3d", "swap")
+        if changed(*names):
+            self._show_deformation()
+        if changed("outlines", "shown", "swap"):
+            self._show_outlines(old)
+        if changed("overlay", "linked_cursor"):
+            self._show_overlay()
+        if changed("labels"):
+            self._show_labels()
+
+    def harden(self, session, done) -> None:
+        """Let a Session put the ticked segments onto the fixed grid; `done` gets the segmentation node."""
+        if self._request is None or not self._view.labels:
+            raise InputError("No segment is ticked; tick those that should be warped.")
+        source = self._request.moving_segmentation
+        with self._original_place(source), self._all_of_it():
+            session.warp_segments(
+                source, list(self._view.labels), self._outputs.forward, self._request.fixed, None, done
+            )
+
+    @contextmanager
+    def _all_of_it(self):
+        """The whole deformation, whatever part of it is shown."""
+        amounts = review.full_warp(self._scene)
+        try:
+            yield
+        finally:
+            review.restore_warp(self._scene, amounts)
+
+    @contextmanager
+    def _original_place(self, node):
+        """`node` as it was before it was put under a transform for looking."""
+        parent = node.GetParentTransformNode()
+        review.take_out(self._before, node)
+        try:
+            yield
+        finally:
+            if node.GetParentTransformNode() is not parent and self._transform is not None:
+                review.put_under(self._before, node, self._transform)
+
+    # --------------------------------------------------------------------------------------------------- one part each
+
+    @property
+    def _transform(self):
+        """The one under which data is carried now."""
+        return self._outputs.backward if self._view.swap else self._outputs.forward
+
+    def _sides(self) -> tuple[list, list]:
+        """Nodes of the image that stays and of the one that is carried, volumes first."""
+        r = self._request
+        fixed = [node for node in (r.fixed, r.fixed_segmentation, r.fixed_landmarks) if node is not None]
+        moving = [node for node in (r.moving, r.moving_segmentation, r.moving_landmarks) if node is not None]
+        return (moving, fixed) if self._view.swap else (fixed, moving)
+
+    def _composites(self) -> list:
+        """Of the slice views that compare; the linked cursor's lower row shows the moving scan alone."""
+        return [_slice_logic(name).GetSliceCompositeNode() for name in _upper_views()]
+
+    def _lay_over(self) -> None:
+        still, carried = self._sides()
+        if self._view.shown == "live":
+            review.show_carried(self._before, self._composites(), still, carried, self._transform)
+        else:
+            for node in (*still, *carried):
+                review.take_out(self._before, node)
+            review.show_comparison(self._before, self._composites(), self._request.fixed, self._outputs.warped_volume)
+
+    def _compare(self) -> None:
+        view, composites = self._view, self._composites()
+        if view.comparison != "flicker":
+            self._timer.stop()
+        if view.comparison in ("checkerboard", "curtain"):
+            if self._cut is None:
+                self._cut = review.cut_volume(self._before, self._outputs.warped_volume)
+            if view.comparison == "checkerboard":
+                review.checkerboard(self._cut, view.cells)
+            else:
+                review.curtain(self._cut, view.curtain_direction, view.curtain)
+            for composite in composites:
+                self._before.change(composite, "ForegroundVolumeID", self._cut.node.GetID())
+            review.blend(self._before, composites, 1.0)
+            return
+        if self._cut is not None:
+            self._before.discard(self._cut.node)
+            self._cut = None
+        if view.comparison == "flicker":
+            self._timer.start()
+        else:
+            review.blend(self._before, composites, view.blend)
+
+    def _flicker(self) -> None:
+        review.flicker(self._before, self._composites())
+
+    def _show_deformation(self) -> None:
+        view = self._view
+        for transform in filter(None, (self._outputs.forward, self._outputs.backward)):
+            if transform.GetDisplayNode() is not None:
+                self._before.restore(transform.GetDisplayNode())
+        if view.deformation != "none":
+            review.show_deformation(
+                self._before,
+                self._transform,
+                view.deformation,
+                self._sides()[0][0],
+                spacing=view.deformation_spacing or None,
+                line_width=view.line_width,
+                in_3d=view.deformation_in_3d,
+            )
+
+    def _show_outlines(self, old: View | None) -> None:
+        if old is not None and old.outlines:
+            self._before.restore(*review.outline_displays(*_outlined(old, self._request, self._outputs)))
+        if self._view.outlines:
+            review.show_outlines(self._before, *_outlined(self._view, self._request, self._outputs))
+
+    def _show_overlay(self) -> None:
+        kind, overlay = self._view.overlay, None
+        if kind != "none":
+            volumes = {_OVERLAY_VOLUMES[kind]: getattr(self._outputs, _OVERLAY_VOLUMES[kind])}
+            overlay = review.trust_overlay(self._before, **volumes)
+        review.show_overlay(self._before, self._composites(), overlay)
+
+    def _show_labels(self) -> None:
+        identifiers = list(self._view.labels)
+        if identifiers:
+            self._live_labels = review.live_segments(
+                self._before,
+                self._request.moving_segmentation,
+                identifiers,
+                self._outputs.forward,
+                self._live_labels,
+            )
+        elif self._live_labels is not None:
+            self._before.discard(self._live_labels)
+            self._live_labels = None
+
+    # ---------------------------------------------------------------------------------------------------- linked cursor
+
+    def _link_cursor(self) -> None:
+        manager = slicer.app.layoutManager()
+        self._layout = manager.layout
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
+        lower = _lower_views()
+        self._slice_nodes = [_slice_logic(name).GetSliceNode() for name in lower]
+        for name, upper in zip(lower, _upper_views(), strict=True):
+            logic = _slice_logic(name)
+            self._before.change(logic.GetSliceCompositeNode(), "BackgroundVolumeID", self._request.moving.GetID())
+            self._before.change(logic.GetSliceCompositeNode(), "ForegroundVolumeID", None)
+            # Shift and the mouse move all views of a group to one point: these go to the corresponding one instead
+            self._before.change(logic.GetSliceNode(), "ViewGroup", 1)
+            logic.GetSliceNode().SetOrientation(_slice_logic(upper).GetSliceNode().GetOrientation())
+            logic.FitSliceToBackground()
+        self._marker = review.cursor_marker(self._before, self._slice_nodes)
+        crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        self._before.change(crosshair, "CrosshairMode", slicer.vtkMRMLCrosshairNode.ShowBasic)
+        self._crosshair = crosshair, crosshair.AddObserver(vtk.vtkCommand.ModifiedEvent, self._follow_cursor)
+        self._follow_cursor(crosshair)
+
+    def _follow_cursor(self, crosshair, event=None) -> None:
+        point = review.corresponding_point(self._outputs.forward, crosshair.GetCrosshairRAS())
+        review.place_cursor(self._marker, point, self._slice_nodes)
+
+    def _unlink_cursor(self) -> None:
+        if self._crosshair is None:
+            return
+        crosshair, observer = self._crosshair
+        crosshair.RemoveObserver(observer)
+        self._before.restore(crosshair)
+        if self._marker.GetScene() is self._scene:
+            self._before.discard(self._marker)
+        slicer.app.layoutManager().setLayout(self._layout)
+        self._crosshair = self._marker = self._layout = None
+
+
+def _slice_logic(name: str):
+    return slicer.app.layoutManager().sliceWidget(name).sliceLogic()
+
+
+def _upper_views() -> list[str]:
+    """The standard slice views; all there are in a layout without them."""
+    names = list(slicer.app.layoutManager().sliceViewNames())
+    return [name for name in names if name in ("Red", "Yellow", "Green")] or names
+
+
+def _lower_views() -> list[str]:
+    return [name for name in slicer.app.layoutManager().sliceViewNames() if name not in _upper_views()]

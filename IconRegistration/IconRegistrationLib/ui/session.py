@@ -1,0 +1,213 @@
+"""One thing at a time through the worker: from nodes, by way of arrays in a private folder, to nodes.
+
+The scene is changed only when everything has arrived; whatever ends a run early leaves it as it was, and the folder is
+removed in every case.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..batch.progress import Pace
+from ..core import exchange
+from ..core.checks import check_landmarks, check_pair
+from ..core.errors import InputError
+from ..mrml.registration import Outputs, Request, check_outputs, inputs_from_nodes, nodes_from_results
+from ..mrml.segmentations import node_from_segmentation, segmentation_from_node
+from ..mrml.transforms import field_from_node
+from ..mrml.volumes import image_from_node
+from .process import Callbacks, WorkerProcess, private_folder, python_command, worker_environment
+
+
+class Listener(Protocol):
+    """What hears about a run: the panel."""
+
+    def on_ready(self, info: dict) -> None: ...
+    def on_progress(self, stage: str, fraction: float, seconds_left: float | None) -> None: ...
+    def on_note(self, sentence: str) -> None: ...
+    def on_failed(self, sentence: str, details: str) -> None: ...
+
+
+@dataclass
+class _Task:
+    """What the worker is doing, and what becomes of its result. folder: a TemporaryDirectory or None."""
+
+    finish: Callable[[dict], Any]
+    done: Callable[[Any], None]
+    folder: Any = None
+
+
+class Session:
+    """python, working_folder: called when a worker is started and when volumes are exchanged; "" for the default."""
+
+    def __init__(
+        self,
+        scene,
+        listener: Listener,
+        *,
+        python: Callable[[], str] = str,
+        working_folder: Callable[[], str] = str,
+        worker: Callable[..., WorkerProcess] = WorkerProcess,
+    ):
+        self._scene, self._listener = scene, listener
+        self._python, self._working_folder, self._make_worker = python, working_folder, worker
+        self._worker: WorkerProcess | None = None
+        self._worker_python = ""
+        self._task: _Task | None = None
+        self._pace = Pace()
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None
+
+    def register(self, request: Request, outputs: Outputs, done: Callable[[Outputs], None]) -> None:
+        """Register; `done` gets the nodes. outputs: nodes to update in place, where they are still in the scene.
+
+        Raises InputError, before anything starts, for what cannot be registered.
+        """
+        check_outputs(outputs, request)
+        inputs = inputs_from_nodes(request)
+        check_pair(
+            inputs.fixed,
+            inputs.moving,
+            fixed_mask=inputs.fixed_mask,
+            moving_mask=inputs.moving_mask,
+            fixed_labels=inputs.fixed_segmentation if request.guide else None,
+            moving_labels=inputs.moving_segmentation if request.guide else None,
+        )
+        if inputs.fixed_landmarks is not None and inputs.moving_landmarks is not None:
+            check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
+
+        def finish(folder: Path) -> Outputs:
+            kept = self._present(request)
+            results = exchange.read_results(folder / "results")
+            there = {name: self._if_present(getattr(outputs, name)) for name in _OUTPUT_NODES}
+            return nodes_from_results(results, kept, Outputs(**there))
+
+        message = {"request": "register", "settings": asdict(request.settings), "options": request.options}
+        self._begin(message, done, finish, lambda folder: exchange.write_inputs(folder, inputs))
+
+    def warp_segments(self, source, identifiers: list[str], forward, fixed, node, done: Callable[[Any], None]) -> None:
+        """Segments of the moving segmentation node `source` on the grid of the volume node `fixed`, resampled once.
+
+        forward: the transform node.  node: the segmentation node to update, None for a new one.
+        `done` gets the segmentation node.
+        """
+        segmentation = segmentation_from_node(source).only(identifiers)
+        values = {
+            "segmentation": segmentation,
+            "field": field_from_node(forward),
+            "target": image_from_node(fixed).grid,
+        }
+
+        def finish(folder: Path):
+            warped = exchange.read(folder / "results")["segmentation"]
+            if fixed.GetScene() is not self._scene:
+                raise InputError("The fixed volume was deleted meanwhile; the warped segments were dropped.")
+            name = self._scene.GenerateUniqueName(f"{source.GetName()} warped to {fixed.GetName()}")
+            return node_from_segmentation(self._scene, warped, name, self._if_present(node), reference=fixed)
+
+        self._begin({"request": "warp_segmentation"}, done, finish, lambda folder: exchange.write(folder, **values))
+
+    def download(self, model: str, weights_dir: str | None, done: Callable[[Any], None]) -> None:
+        """Fetch the weights of a model."""
+        self._begin({"request": "download", "model": model, "weights_dir": weights_dir}, done, lambda folder: None)
+
+    def cancel(self) -> None:
+        """Ask the worker to stop; the listener hears of it within a second. Nothing changes in the scene."""
+        if self._worker and self.busy:
+            self._worker.cancel()
+
+    def release(self) -> None:
+        """Let the worker, if there is one and it is idle, forget weights and free the GPU."""
+        if self._worker and not self.busy:
+            self._worker.release()
+
+    def close(self) -> None:
+        """End the worker and whatever it does, unheard."""
+        self._end_task()
+        if self._worker:
+            self._worker.stop()
+            self._worker = None
+
+    # ------------------------------------------------------------------------------------------------ the worker's part
+
+    def _begin(self, message: dict, done, finish, write: Callable[[Path], None] | None = None) -> None:
+        if self.busy:
+            raise InputError("Something is running already; wait for its end or cancel it.")
+        worker = self._ready_worker()
+        folder = private_folder(self._working_folder() or tempfile.gettempdir()) if write else None
+        self._task = _Task(finish, done, folder)
+        try:
+            if write:
+                write(Path(folder.name) / "inputs")
+                message = {**message, "folder": folder.name}
+            self._pace = Pace()
+            worker.submit(message)
+        except BaseException:
+            self._end_task()
+            raise
+
+    def _ready_worker(self) -> WorkerProcess:
+        python = self._python()
+        if self._worker and python != self._worker_python:
+            self._worker.stop()
+            self._worker = None
+        if self._worker is None:
+            self._worker_python = python
+            self._worker = self._make_worker(
+                [*python_command(python), "-m", "IconRegistrationLib.worker"],
+                worker_environment(own_python=not python),
+                Callbacks(
+                    self._listener.on_ready, self._on_progress, self._listener.on_note, self._on_result, self._on_failed
+                ),
+            )
+        return self._worker
+
+    def _on_progress(self, stage: str, fraction: float) -> None:
+        self._listener.on_progress(stage, fraction, self._pace.seconds_left(stage, fraction))
+
+    def _on_result(self, result: dict) -> None:
+        task = self._task
+        if task is None:
+            return
+        try:
+            value = task.finish(Path(task.folder.name) if task.folder else None)
+        except Exception as error:
+            self._end_task()
+            sentence = str(error) if isinstance(error, InputError) else f"The result could not be used: {error}."
+            self._listener.on_failed(sentence, traceback.format_exc())
+            return
+        self._end_task()
+        task.done(value)
+
+    def _on_failed(self, kind: str, sentence: str, details: str) -> None:
+        if self._task is not None:
+            self._end_task()
+            self._listener.on_failed(sentence, details)
+
+    def _end_task(self) -> None:
+        task, self._task = self._task, None
+        if task and task.folder:
+            task.folder.cleanup()
+
+    # ------------------------------------------------------------------------------------------ what is left of it
+
+    def _if_present(self, node):
+        return node if node is not None and node.GetScene() is self._scene else None
+
+    def _present(self, request: Request) -> Request:
+        """The request without the nodes that were deleted meanwhile. Raises InputError if a volume was."""
+        for side in ("fixed", "moving"):
+            if self._if_present(getattr(request, side)) is None:
+                raise InputError(f"The {side} volume was deleted while it was registered; the result was dropped.")
+        gone = {name: None for name, node in request.nodes.items() if self._if_present(node) is None}
+        return replace(request, **gone)
+
+
+_OUTPUT_NODES = [f.name for f in fields(Outputs) if f.name != "report"]
