@@ -239,7 +239,6 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._parameterNode.disconnectGui(self._guiTag)
         self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
-        self._watch([])
         self._parameterNode = None
 
     # ------------------------------------------------------------------------------------------------------- controls
@@ -258,6 +257,8 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.trustTable.setColumnCount(4)
         ui.trustTable.setHorizontalHeaderLabels([_("Measure"), _("Before"), _("After"), _("Verdict")])
         ui.trustTable.setMinimumHeight(240)
+        ui.trustTable.verticalHeader().setVisible(False)
+        ui.trustTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self._fillPresets()
 
     def _connectControls(self):
@@ -552,7 +553,9 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 if row.level and column == 3:
                     item.setBackground(qt.QBrush(qt.QColor(LEVEL_COLORS[row.level])))
                 table.setItem(number, column, item)
-        table.resizeColumnsToContents()
+        for column in (1, 2, 3):
+            table.resizeColumnToContents(column)
+        table.resizeRowsToContents()
 
     def onExportCsv(self):
         with self._reporting():

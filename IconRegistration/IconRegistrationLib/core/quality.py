@@ -294,13 +294,13 @@ def _verdicts(
     if math.isfinite(error.after):
         level = RED if error.after > error.before else _level(error.after, limit)
         text = f"mean {error.before:.2f} -> {error.after:.2f} mm at the landmarks (limit {limit:.1f} mm)"
-        result.append(Verdict("Target registration error", error.after, level, text))
+        result.append(Verdict("Target registration error", error.after, level, text, error.before))
     dice = mean_change(s.dice for s in segments)
     if math.isfinite(dice.after):
         level = GREEN if dice.after >= 0.8 else AMBER if dice.after >= 0.7 else RED
         level = RED if dice.after < dice.before else level
         text = f"mean {dice.before:.3f} -> {dice.after:.3f} (0.8: as experts among themselves; 0.7: good)"
-        result.append(Verdict("Dice", dice.after, level, text))
+        result.append(Verdict("Dice", dice.after, level, text, dice.before))
         result.append(_progress_verdict("HD95", mean_change(s.hd95 for s in segments), rising=False))
     return tuple(v for v in result if v is not None)
 
@@ -324,4 +324,4 @@ def _progress_verdict(measure: str, change: Change, rising: bool) -> Verdict | N
         return None
     gain = (change.after - change.before) * (1 if rising else -1)
     level, word = (GREEN, "better") if gain > 0 else (AMBER, "unchanged") if gain == 0 else (RED, "worse")
-    return Verdict(measure, change.after, level, f"{word}: {change.before:.3f} -> {change.after:.3f}")
+    return Verdict(measure, change.after, level, f"{word}: {change.before:.3f} -> {change.after:.3f}", change.before)

@@ -121,12 +121,13 @@ class Deformation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a number means. level: "green", "amber" or "red"."""
+    """What a number means. level: "green", "amber" or "red".  before: the number without the deformation, if any."""
 
     measure: str
     value: float
     level: str
     meaning: str
+    before: float | None = None
 
 
 @dataclass(frozen=True)

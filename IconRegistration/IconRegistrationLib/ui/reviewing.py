@@ -130,6 +130,10 @@ def controls(view: View | None, request: Request | None, outputs: Outputs) -> di
     }
 
 
+#: Words for the colours: not everybody tells them apart.
+_VERDICTS = {"green": "good", "amber": "look closely", "red": "do not trust"}
+
+
 @dataclass(frozen=True)
 class TrustRow:
     """A line of the trust card: measure, before, after, verdict; the colour of the verdict, "" for none."""
@@ -143,7 +147,10 @@ def trust_card(report: Report | None) -> list[TrustRow]:
     """Verdicts first, then every number."""
     if report is None:
         return []
-    verdicts = [TrustRow((v.measure, "", _number(v.value), v.level), v.level, v.meaning) for v in report.verdicts]
+    verdicts = [
+        TrustRow((v.measure, _number(v.before), _number(v.value), _VERDICTS[v.level]), v.level, v.meaning)
+        for v in report.verdicts
+    ]
     numbers = []
     for row in report.rows():
         unit = f" [{row.unit}]" if row.unit else ""

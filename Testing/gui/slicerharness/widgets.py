@@ -342,6 +342,7 @@ class qMRMLNodeComboBox(qMRMLWidget):
         if self.mrmlScene() is None:
             self._h_id = node_id
         else:
+            self._h_refresh()  # an attribute may have been set since
             self._h_set_id(node_id if node_id in [node.GetID() for node in self._h_nodes()] else "")
 
     currentNodeID = Property(str, lambda self: self._h_id, setCurrentNodeID)
