@@ -172,6 +172,7 @@ def test_estimates_are_near_what_was_measured(pair):
     inputs = Inputs(a_shape(fixed, spacing), a_shape(moving, spacing))
     seen = flight(inputs, Settings(similarity=similarity))
     assert 1 / 1.5 < seen.seconds / seconds < 1.5
+    assert type(seen.seconds) is float, "goes into user settings"
     assert seen.memory / 2**30 == pytest.approx(gib, abs=0.3)
     auto = flight(inputs)
     assert 1 / 1.7 < auto.seconds / seconds < 1.7
@@ -181,7 +182,7 @@ def test_the_lattices_are_those_of_the_run():
     assert preflight_room.REFINEMENT_VOXELS == register_room.REFINEMENT_VOXELS
     assert preflight_room.NETWORK_STEPS == register_room.NETWORK_STEPS
     defaults = FieldRefinement()
-    assert (preflight_room.FIELD_STEPS, preflight_room.LEVELS) == (defaults.steps, defaults.levels)
+    assert (defaults.steps, defaults.levels) == (preflight_room.FIELD_STEPS, preflight_room.LEVELS)
 
 
 def test_estimates_grow_with_size_steps_and_the_machine():

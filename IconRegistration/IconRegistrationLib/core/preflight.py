@@ -319,9 +319,7 @@ def _similarities(settings: Settings, modalities) -> tuple[str, ...]:
 def _samples_of_levels(lattice: Grid) -> float:
     """Samples of the refinement's levels together (core/refine.level_shape)."""
     spacing = lattice.spacing
-    return sum(
-        np.prod(np.array(lattice.size) / np.maximum(distance * spacing.min() / spacing, 1)) for distance in LEVELS
-    )
+    return sum(float(np.prod(lattice.size / np.maximum(distance * spacing.min() / spacing, 1))) for distance in LEVELS)
 
 
 def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, similarities, inputs: Inputs) -> float:
