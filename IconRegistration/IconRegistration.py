@@ -25,8 +25,10 @@ from slicer.util import VTKObservationMixin
 
 from IconRegistrationLib.batch.progress import duration
 from IconRegistrationLib.core.errors import InputError
+from IconRegistrationLib.core.preflight import Preflight, apply_state, updated_speed
 from IconRegistrationLib.mrml.registration import REPORT_ATTRIBUTE, Outputs, Request, outputs_of, request_of
 from IconRegistrationLib.ui import choices, dependencies, presets
+from IconRegistrationLib.ui.checking import EVENTS, Checker
 from IconRegistrationLib.ui.controls import fill_ticks, segment_names, ticks
 from IconRegistrationLib.ui.reviewing import Review, trust_card, view_of
 from IconRegistrationLib.ui.session import Session
@@ -140,6 +142,9 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._review = None
         self._devices = None  # what the worker said that it has
         self._notes = []
+        self._watched = []  # nodes whose changes change the preflight
+        self._predicted = None  # seconds of the run, by the preflight
+        self._checker = Checker()
         self._refreshing = False
 
     # ----------------------------------------------------------------------------------------------- Slicer calls these
@@ -239,6 +244,8 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._parameterNode.disconnectGui(self._guiTag)
         self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self._watch([])
+        self._checker.forget()
         self._parameterNode = None
 
     # ------------------------------------------------------------------------------------------------------- controls
@@ -335,7 +342,53 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # ------------------------------------------------------------------------------------------------------- refresh
 
     def _showPreflight(self):
-        pass
+        """The line under the selectors and what the Apply button says."""
+        p, ui, flight = self._parameterNode, self.ui, None
+        if p is None:
+            return
+        if None not in (p.fixedVolume, p.movingVolume) and not self._session.busy:
+            flight = self._preflight()
+            text = [flight.summary, *flight.warnings] if flight.problem is None else [flight.summary, flight.problem]
+            ui.preflightLabel.text = "\n".join(filter(None, text))
+            level = "red" if flight.problem else "amber" if flight.warnings else None
+            ui.preflightLabel.styleSheet = f"color: {LEVEL_COLORS[level]}" if level else ""
+        elif not self._session.busy:
+            ui.preflightLabel.text = ""
+        button = ui.applyButton
+        button.enabled, button.text, button.toolTip = apply_state(
+            p.fixedVolume is not None, p.movingVolume is not None, flight, self._session.busy
+        )
+        self._watch([] if p.fixedVolume is None and p.movingVolume is None else self._chosenNodes())
+
+    def _preflight(self):
+        try:
+            request = self._request()
+        except InputError as error:
+            return Preflight("", str(error), (), 0.0, None, None)
+        return self._checker.check(request, self._devices, self._speed())
+
+    def _speed(self):
+        return float(slicer.app.userSettings().value(SPEED_KEY) or 1.0)
+
+    def _chosenNodes(self):
+        p = self._parameterNode
+        nodes = (
+            *(p.fixedVolume, p.movingVolume, p.fixedSegmentation, p.movingSegmentation),
+            *(p.fixedLandmarks, p.movingLandmarks, p.initialTransform, p.region),
+        )
+        return [node for node in nodes if node is not None]
+
+    def _watch(self, nodes):
+        """Refresh when one of these nodes changes, and no others."""
+        if nodes == self._watched:
+            return
+        for node in self._watched:
+            for event in EVENTS:
+                self.removeObserver(node, event, self.refresh)
+        for node in nodes:
+            for event in EVENTS:
+                self.addObserver(node, event, self.refresh)
+        self._watched = nodes
 
     def refresh(self, caller=None, event=None):
         """Everything that follows from the parameters and is not bound to one control."""
@@ -451,6 +504,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with self._reporting():
             p = self._parameterNode
             outputs = outputs_of(p.result) if p.update and p.result is not None else Outputs()
+            self._predicted = self._preflight().seconds
             self._session.register(request, outputs, self._onRegistered)
             self._showRunning()
 
@@ -461,6 +515,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onRegistered(self, outputs):
         p = self._parameterNode
+        self._learnSpeed(outputs)
         self._showEnd(" ".join([_("Done."), *self._notes]), "amber" if self._notes else "green")
         if p is None:  # the module was left meanwhile; the nodes are there
             return
@@ -468,6 +523,13 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p.result = outputs.forward
         self.ui.reviewSection.collapsed = False
         self.refresh()
+
+    def _learnSpeed(self, outputs):
+        """Later predictions go by how long this one took."""
+        provenance = outputs.report.provenance
+        if self._predicted and provenance["device"].startswith("cpu"):
+            speed = updated_speed(self._speed(), self._predicted, provenance["seconds"]["total"])
+            slicer.app.userSettings().setValue(SPEED_KEY, speed)
 
     # The session's listener.
 

@@ -1,0 +1,69 @@
+"""The preflight of what the panel asks for. What takes time is remembered until one of the nodes changes."""
+
+from __future__ import annotations
+
+import slicer
+
+from ..core.errors import InputError
+from ..core.preflight import ImageFacts, Preflight, preflight
+from ..core.results import Inputs
+from ..mrml.registration import Request, inputs_from_nodes
+
+#: Events of a chosen node after which the preflight is another one.
+EVENTS = (
+    "ModifiedEvent",
+    slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+    slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+    slicer.vtkSegmentation.SegmentAdded,
+    slicer.vtkSegmentation.SegmentRemoved,
+    slicer.vtkSegmentation.SegmentModified,
+    slicer.vtkSegmentation.SourceRepresentationModified,
+    slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent,
+    slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
+)
+
+
+class Checker:
+    """Asks core.preflight about nodes."""
+
+    def __init__(self):
+        self._facts: dict[tuple, ImageFacts] = {}
+        self._inputs: tuple[tuple, Inputs] | None = None
+
+    def check(self, request: Request, devices: list[dict] | None, speed: float) -> Preflight:
+        """The preflight of a request with two volumes. devices, speed: as in core.preflight."""
+        try:
+            inputs = self._inputs_of(request)
+        except InputError as error:
+            return Preflight("", str(error), (), 0.0, None, None)
+        volumes = {"fixed": (request.fixed, inputs.fixed), "moving": (request.moving, inputs.moving)}
+        keys = {side: _state(node) for side, (node, _) in volumes.items()}
+        self._facts = {
+            keys[side]: self._facts.get(keys[side]) or ImageFacts.of(image) for side, (_, image) in volumes.items()
+        }
+        facts = self._facts[keys["fixed"]], self._facts[keys["moving"]]
+        options = {"guide": request.guide, "compare": request.compare, "devices": devices, "speed": speed}
+        return preflight(inputs, request.settings, facts, **options)
+
+    def forget(self) -> None:
+        """Let go of the nodes' voxels."""
+        self._facts, self._inputs = {}, None
+
+    def _inputs_of(self, request: Request) -> Inputs:
+        chosen = (tuple(request.fixed_segments or ["all"]), tuple(request.moving_segments or ["all"]))
+        key = (*((name, _state(node)) for name, node in request.nodes.items()), chosen)
+        if self._inputs is None or self._inputs[0] != key:
+            self._inputs = key, inputs_from_nodes(request)
+        return self._inputs[1]
+
+
+def _state(node) -> tuple:
+    """Changes whenever the node, its data, or where it lies in the world changes."""
+    parts = [node.GetID()]
+    while node is not None:
+        parts.append(node.GetMTime())
+        for name in ("GetImageData", "GetSegmentation", "GetTransformToParent"):
+            data = getattr(node, name, lambda: None)()
+            parts.append(data.GetMTime() if data is not None else 0)
+        node = node.GetParentTransformNode()
+    return tuple(parts)
