@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import qt
 import slicer
 from slicerharness import process_until, settle
 
@@ -76,8 +77,8 @@ def worker_of(tmp_path, told):
         script.write_text(PRELUDE + textwrap.dedent(program))
         return command([sys.executable, str(script)], **options)
 
-    def command(words, **options):
-        workers.append(WorkerProcess(words, None, told.callbacks, **options))
+    def command(words, environment=None, **options):
+        workers.append(WorkerProcess(words, environment, told.callbacks, **options))
         return workers[-1]
 
     make.command = command
@@ -125,6 +126,23 @@ def test_one_warm_child_serves_request_after_request(worker_of, told):
     assert told == [("ready", info), ("progress", "network", 0.5), ("note", "A note."), ("result", request)]
     assert run(worker, told, {"request": "download"}) == ("result", {"request": "download"})
     assert worker.info is info, "the same child"
+
+
+def test_the_child_gets_its_environment(worker_of, told):
+    child = "ready(); say(id=next(requests())['id'], result={'mine': os.environ.get('MINE')})"
+    assert run(worker_of(child), told) == ("result", {"mine": None})
+    assert run(worker_of(child, environment={**os.environ, "MINE": "ä"}), told) == ("result", {"mine": "ä"})
+
+
+def test_an_idle_child_may_be_silent(worker_of, told):
+    worker = worker_of("serve()", silence=0.2, start_silence=5)
+    run(worker, told)
+    later = []
+    qt.QTimer.singleShot(600, lambda: later.append(True))
+    process_until(lambda: later)
+    assert worker.info
+    run(worker, told)
+    assert [entry[0] for entry in told] == ["ready", "result", "result"]
 
 
 def test_a_second_request_has_to_wait(worker_of, told):
@@ -437,7 +455,9 @@ def test_stop_ends_the_child_without_a_word(worker_of, told, tmp_path):
     worker = worker_of("ready(); list(requests()); open(sys.argv[0] + '.tidy', 'w').close()")
     worker.submit(REGISTER)
     process_until(lambda: worker.info)
+    listening = slicer.app.receivers("2aboutToQuit()")
     worker.stop()
+    assert slicer.app.receivers("2aboutToQuit()") == listening - 1
     assert (worker.busy, worker.info) == (False, None)
     process_until(lambda: not process._running)
     assert len(list(tmp_path.glob("*.tidy"))) == 1
