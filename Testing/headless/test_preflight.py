@@ -178,8 +178,7 @@ def test_estimates_are_near_what_was_measured(pair):
     assert 1 / 1.7 < auto.seconds / seconds < 1.7
 
 
-def test_the_lattices_are_those_of_the_run():
-    assert preflight_room.REFINEMENT_VOXELS == register_room.REFINEMENT_VOXELS
+def test_the_steps_are_those_of_the_run():
     assert preflight_room.NETWORK_STEPS == register_room.NETWORK_STEPS
     defaults = FieldRefinement()
     assert (defaults.steps, defaults.levels) == (preflight_room.FIELD_STEPS, preflight_room.LEVELS)

@@ -14,7 +14,7 @@ from . import catalog, checks
 from .errors import InputError
 from .geometry import Grid, Image
 from .intensity import guess_modality
-from .lattice import refinement_lattices, region_box
+from .lattice import REFINEMENT_VOXELS, refinement_lattices, region_box
 from .results import Inputs
 from .settings import Settings
 
@@ -24,8 +24,6 @@ LITTLE_OVERLAP = 0.3
 FEW_SLICES = 10
 #: Share of this machine's memory from which on a run is called large.
 NEARLY_FULL = 0.8
-#: Samples of the refinement's lattice without a network: core/register.py, which needs torch, has the same numbers.
-REFINEMENT_VOXELS = {"cpu": 1_500_000, "cuda": 6_000_000}
 #: Steps on each level, distances of the levels, steps of fine-tuning: defaults of core/refine.py and core/register.py.
 FIELD_STEPS, LEVELS, NETWORK_STEPS = 60, (4, 2, 1), 50
 
@@ -34,8 +32,8 @@ FIELD_STEPS, LEVELS, NETWORK_STEPS = 60, (4, 2, 1), 50
 ALIGNMENT_SECONDS = 10.0
 #: Per million samples, all levels counted, and 60 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
 REFINEMENT_SECONDS = {"lncc": 30.0, "lncc2": 30.0, "mind": 58.0}
-#: Per million voxels of both images: normalising, smoothing, warping and measuring (docs/benchmarks.md: warping 0.08,
-#: inverse consistency 0.14 per million samples; the rest of a phantom's run, measured).
+#: Per million voxels of both images: normalising, smoothing, warping and measuring. An estimate: docs/benchmarks.md has
+#: 0.08 for warping and 0.14 for the inverse consistency, per million samples; the rest was not measured apart.
 VOXEL_SECONDS = 0.25
 #: Both directions of a network at 175^3: half of 28.8 CPU seconds (docs/models.md).
 NETWORK_SECONDS = 14.4

@@ -22,7 +22,7 @@ from .field import compose, flatten
 from .finetune import finetune
 from .geometry import Grid, Image, Segmentation
 from .intensity import background_value, guess_modality, normalise
-from .lattice import linear_between, network_lattices, refinement_lattices, region_box
+from .lattice import REFINEMENT_VOXELS, linear_between, network_lattices, refinement_lattices, region_box
 from .network import choose_device, memory_guard
 from .refine import FieldRefinement, Pair, contrast_agreement, linear_maps, refine
 from .results import Registration
@@ -30,8 +30,6 @@ from .sampling import coverage, sample, smooth_for
 from .settings import Settings
 from .similarity import make_similarity
 
-#: Samples of the lattice on which maps are refined without a network: a minute on two CPU cores, seconds on a GPU.
-REFINEMENT_VOXELS = {"cpu": 1_500_000, "cuda": 6_000_000}
 #: `contrast_agreement` from which on two images count as one contrast. Measured: 0.97 and more for equal
 #: contrasts, 0.53 for CT-MR, 0.62 for T1-T2, 0.91 for T1-FLAIR (docs/refinement.md).
 SAME_CONTRAST = 0.94

@@ -161,7 +161,7 @@ class Session:
         if self._worker is None:
             self._worker_python = python
             self._worker = self._make_worker(
-                [*python_command(python), "-m", "IconRegistrationLib.worker"],
+                python_command(python),
                 worker_environment(own_python=not python),
                 Callbacks(
                     self._listener.on_ready, self._on_progress, self._listener.on_note, self._on_result, self._on_failed
