@@ -514,15 +514,12 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.onApply()
 
     def _onRegistered(self, outputs):
-        p = self._parameterNode
         self._learnSpeed(outputs)
+        self._review.close()  # of the nodes that have just been updated
+        if self._parameterNode is not None:  # else the module was left meanwhile; the nodes are there
+            self._parameterNode.result = outputs.forward
+            self.ui.reviewSection.collapsed = False
         self._showEnd(" ".join([_("Done."), *self._notes]), "amber" if self._notes else "green")
-        if p is None:  # the module was left meanwhile; the nodes are there
-            return
-        self._review.close()
-        p.result = outputs.forward
-        self.ui.reviewSection.collapsed = False
-        self.refresh()
 
     def _learnSpeed(self, outputs):
         """Later predictions go by how long this one took."""
@@ -556,13 +553,13 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressBar.value = 0
         self.ui.progressBar.setVisible(True)
         self._showStatus(_("Starting..."))
-        self._showPreflight()
+        self.refresh()
 
     def _showEnd(self, sentence, level, details=""):
         self.ui.progressBar.setVisible(False)
         self._showStatus(sentence, level)
         self.ui.statusLabel.toolTip = details
-        self._showPreflight()
+        self.refresh()
 
     def _showStatus(self, sentence, level=None):
         self.ui.statusLabel.text = sentence
