@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
+import ctk
 import qt
 import slicer
 import vtk
@@ -257,7 +258,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             segments.setMaximumHeight(110)
         ui.resultSelector.addAttribute("vtkMRMLGridTransformNode", REPORT_ATTRIBUTE)
         ui.weightsPathLineEdit.nameFilters = ["Weights (*.trch *.pt *.pth)", "All files (*)"]
-        ui.workingFolderLineEdit.filters = ui.workingFolderLineEdit.Dirs
+        ui.workingFolderLineEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.pythonLineEdit.text = settings.value(PYTHON_KEY) or ""
         ui.workingFolderLineEdit.currentPath = settings.value(FOLDER_KEY) or ""
         ui.progressBar.setVisible(False)
@@ -321,7 +322,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return next((preset for preset in self._presets() if preset.name == self._parameterNode.preset), None)
 
     def onPreset(self, index):
-        with self._reporting(), slicer.util.NodeModify(self._parameterNode):
+        with self._reporting(), slicer.util.NodeModify(self._parameterNode.parameterNode):
             self._parameterNode.preset = self.ui.presetComboBox.itemData(index)
             choices.with_preset(self._parameterNode, self._preset(), self.ui.weightsPathLineEdit.currentPath)
 
@@ -494,9 +495,13 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 raise InputError(_("The weights were not downloaded; choose the offline preset, or Apply again."))
 
     def _installPackages(self):
+        def say(sentence):
+            self._showStatus(sentence)
+            slicer.app.processEvents()
+
         self.ui.applyButton.enabled = False  # installing lets Qt work
         try:
-            dependencies.ensure_packages(slicer.util.confirmYesNoDisplay, self._showStatus)
+            dependencies.ensure_packages(slicer.util.confirmYesNoDisplay, say)
         finally:
             self.ui.applyButton.enabled = True
 
@@ -564,7 +569,6 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _showStatus(self, sentence, level=None):
         self.ui.statusLabel.text = sentence
         self.ui.statusLabel.styleSheet = f"color: {LEVEL_COLORS[level]}" if level else ""
-        slicer.app.processEvents()
 
     @contextmanager
     def _reporting(self):
