@@ -60,13 +60,21 @@ class IconRegistration(ScriptedLoadableModule):
             "If you use a network, cite Tian et al., GradICON (CVPR 2023) and uniGradICON (MICCAI 2024), or Demir et "
             "al., multiGradICON (WBIR 2024). For research; not a medical device."
         )
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
 
 
-def registerSampleData():
+def onStartupCompleted():
+    """What the module does for scenes and samples without being opened."""
     from IconRegistrationLib.ui.samples import register_samples
 
     register_samples()
+    slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, onSceneImported)
+
+
+def onSceneImported(scene, event):
+    from IconRegistrationLib.mrml.transforms import set_linear_interpolation
+
+    set_linear_interpolation(scene)  # Slicer reads our transforms as cubic ones
 
 
 def purgeLibrary():
@@ -208,9 +216,6 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller, event):
-        from IconRegistrationLib.mrml.transforms import set_linear_interpolation
-
-        set_linear_interpolation(slicer.mrmlScene)  # Slicer reads our transforms as cubic ones
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -232,7 +237,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # ------------------------------------------------------------------------------------------------- parameter node
 
     def initializeParameterNode(self):
-        """Bind the controls to the scene's parameter node; a first volume or two are chosen to save clicks."""
+        """Bind the controls to the scene's parameter node."""
         if self._parameterNode is not None:
             return
         self._parameterNode = IconRegistrationParameterNode(self.logic.getParameterNode())
