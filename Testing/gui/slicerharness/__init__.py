@@ -81,10 +81,14 @@ def install():
 
 
 def load_module(path):
-    """slicer.modules.<name> of the scripted module in the file `path`."""
+    """slicer.modules.<name> of the scripted module in the file `path`, with which Slicer's startup is complete."""
+    import slicer
+
     from .scripted import qSlicerScriptedLoadableModule
 
-    return qSlicerScriptedLoadableModule(path)
+    module = qSlicerScriptedLoadableModule(path)
+    slicer.app.startupCompleted.emit()
+    return module
 
 
 def pick(selector, text: str) -> None:
