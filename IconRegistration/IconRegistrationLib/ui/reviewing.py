@@ -262,9 +262,7 @@ class Review:
             raise InputError("No segment is ticked; tick those that should be warped.")
         source = self._request.moving_segmentation
         with self._original_place(source), self._all_of_it():
-            session.warp_segments(
-                source, list(self._view.labels), self._outputs.forward, self._request.fixed, None, done
-            )
+            session.warp_segments(source, list(self._view.labels), self._outputs.forward, self._request.fixed, done)
 
     @contextmanager
     def _all_of_it(self):

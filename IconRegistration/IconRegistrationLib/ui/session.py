@@ -18,6 +18,7 @@ from ..core import exchange
 from ..core.checks import check_landmarks, check_pair
 from ..core.errors import InputError
 from ..mrml.registration import Outputs, Request, check_outputs, inputs_from_nodes, nodes_from_results
+from ..mrml.scene import place_beside
 from ..mrml.segmentations import node_from_segmentation, segmentation_from_node
 from ..mrml.transforms import field_from_node
 from ..mrml.volumes import image_from_node
@@ -92,11 +93,10 @@ class Session:
         message = {"request": "register", "settings": asdict(request.settings), "options": request.options}
         self._begin(message, done, finish, lambda folder: exchange.write_inputs(folder, inputs))
 
-    def warp_segments(self, source, identifiers: list[str], forward, fixed, node, done: Callable[[Any], None]) -> None:
+    def warp_segments(self, source, identifiers: list[str], forward, fixed, done: Callable[[Any], None]) -> None:
         """Segments of the moving segmentation node `source` on the grid of the volume node `fixed`, resampled once.
 
-        forward: the transform node.  node: the segmentation node to update, None for a new one.
-        `done` gets the segmentation node.
+        forward: the transform node. `done` gets a new segmentation node.
         """
         segmentation = segmentation_from_node(source).only(identifiers)
         values = {
@@ -110,7 +110,9 @@ class Session:
             if fixed.GetScene() is not self._scene:
                 raise InputError("The fixed volume was deleted meanwhile; the warped segments were dropped.")
             name = self._scene.GenerateUniqueName(f"{source.GetName()} warped to {fixed.GetName()}")
-            return node_from_segmentation(self._scene, warped, name, self._if_present(node), reference=fixed)
+            node = node_from_segmentation(self._scene, warped, name, reference=fixed)
+            place_beside(self._scene, node, self._if_present(source) or fixed)
+            return node
 
         self._begin({"request": "warp_segmentation"}, done, finish, lambda folder: exchange.write(folder, **values))
 
