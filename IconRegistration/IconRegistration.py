@@ -38,7 +38,8 @@ from IconRegistrationLib.ui.session import Session
 PYTHON_KEY, FOLDER_KEY, SPEED_KEY = (f"IconRegistration/{name}" for name in ("python", "workingFolder", "speed"))
 #: Where a result remembers the table node of its trust card.
 TABLE_REFERENCE = "IconRegistration.table"
-LEVEL_COLORS = {"green": "#2e9e4f", "amber": "#d9a300", "red": "#d03a2f"}
+#: Light enough for black letters, and seen beside Slicer's light and its dark theme.
+LEVEL_COLORS = {"green": "#43b266", "amber": "#e0a800", "red": "#ec6a5e"}
 
 
 class IconRegistration(ScriptedLoadableModule):
@@ -75,6 +76,11 @@ def onSceneImported(scene, event):
     from IconRegistrationLib.mrml.transforms import set_linear_interpolation
 
     set_linear_interpolation(scene)  # Slicer reads our transforms as cubic ones
+
+
+def _levelStyle(level):
+    """A bar before a text; the letters keep the theme's colour, which can be read."""
+    return f"border: none; border-left: 5px solid {LEVEL_COLORS[level]}; padding-left: 5px" if level else ""
 
 
 def purgeLibrary():
@@ -271,6 +277,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.trustTable.setHorizontalHeaderLabels([_("Measure"), _("Before"), _("After"), _("Verdict")])
         ui.trustTable.setMinimumHeight(240)
         ui.trustTable.verticalHeader().setVisible(False)
+        ui.trustTable.verticalHeader().setDefaultSectionSize(ui.trustTable.verticalHeader().minimumSectionSize)
         ui.trustTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self._fillPresets()
 
@@ -357,7 +364,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             text = [flight.summary, *flight.warnings] if flight.problem is None else [flight.summary, flight.problem]
             ui.preflightLabel.text = "\n".join(filter(None, text))
             level = "red" if flight.problem else "amber" if flight.warnings else None
-            ui.preflightLabel.styleSheet = f"color: {LEVEL_COLORS[level]}" if level else ""
+            ui.preflightLabel.styleSheet = _levelStyle(level)
         elif not self._session.busy:
             ui.preflightLabel.text = ""
         button = ui.applyButton
@@ -573,7 +580,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showStatus(self, sentence, level=None):
         self.ui.statusLabel.text = sentence
-        self.ui.statusLabel.styleSheet = f"color: {LEVEL_COLORS[level]}" if level else ""
+        self.ui.statusLabel.styleSheet = _levelStyle(level)
 
     @contextmanager
     def _reporting(self):
@@ -620,10 +627,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 item.setToolTip(row.meaning)
                 if row.level and column == 3:
                     item.setBackground(qt.QBrush(qt.QColor(LEVEL_COLORS[row.level])))
+                    item.setForeground(qt.QBrush(qt.QColor("black")))
                 table.setItem(number, column, item)
         for column in (1, 2, 3):
             table.resizeColumnToContents(column)
-        table.resizeRowsToContents()
 
     def onExportCsv(self):
         with self._reporting():
