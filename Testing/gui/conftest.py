@@ -52,6 +52,16 @@ def scene():
     import slicer
 
     slicer.mrmlScene.Clear(False)
-    slicer.app.layoutManager()  # brings back what another test may have taken
     yield slicer.mrmlScene
     slicer.mrmlScene.Clear(False)
+
+
+@pytest.fixture
+def panel(scene, monkeypatch, tmp_path):
+    """The opened panel over an empty scene, with a FakeWorker instead of the process; see panel.py."""
+    from panel import Panel
+
+    opened = Panel(monkeypatch, tmp_path)
+    yield opened
+    opened.close()
+    assert not list(tmp_path.glob("IconRegistration-*")), "a private folder was left behind"

@@ -239,14 +239,6 @@ def test_views_are_real_and_as_the_layout_needs_them(scene):
     assert manager.threeDWidget(0).mrmlViewNode().IsA("vtkMRMLViewNode")
 
 
-def test_views_outlive_their_nodes(scene):
-    for _ in range(2):
-        scene.Clear(True)
-        composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
-        assert composite.GetScene() is scene
-        assert scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-
-
 def test_what_pops_up_is_recorded_and_answered(popups):
     popups.answers[:] = [False]
     assert not slicer.util.confirmOkCancelDisplay("Install?")

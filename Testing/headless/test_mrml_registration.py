@@ -364,7 +364,7 @@ def test_a_result_says_how_it_was_made_after_saving_and_loading(scene, tmp_path)
 
     path = save_scene(scene, tmp_path / "scene.mrb")
     names = {name: node.GetName() for name, node in vars(outputs).items() if name != "report" and node is not None}
-    scene.Clear(True)
+    scene.Clear(False)  # what a user closes: colour tables and views stay
     load_scene(scene, path)
     forward = next(n for n in nodes_of_class(scene, "vtkMRMLGridTransformNode") if n.GetName() == names["forward"])
     request, found = request_of(forward), outputs_of(forward)

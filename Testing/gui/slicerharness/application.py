@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 
 import slicer
-import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property
 from PySide6.QtCore import Signal as QtSignal
@@ -47,7 +46,6 @@ class SlicerApplication(QtWidgets.QApplication):
         return self._h_logic.GetMRMLScene()
 
     def layoutManager(self):
-        self._h_layout._h_restore()
         return self._h_layout
 
     def moduleManager(self):
@@ -72,7 +70,10 @@ class SlicerApplication(QtWidgets.QApplication):
 
 
 class LayoutManager(QtCore.QObject):
-    """qSlicerLayoutManager without widgets: Slicer's own layout logic makes the view nodes that a layout needs."""
+    """qSlicerLayoutManager without widgets: Slicer's own layout logic makes the view nodes that a layout needs.
+
+    They are singletons: `scene.Clear(False)` keeps them; what removes singletons breaks it.
+    """
 
     layoutChanged = QtSignal(int)
     layout = Property(int, lambda self: self._h_node().GetViewArrangement(), lambda self, value: self.setLayout(value))
@@ -83,34 +84,12 @@ class LayoutManager(QtCore.QObject):
         self._h_application = application_logic
         self._h_logic = slicer.vtkMRMLLayoutLogic()
         self._h_logic.SetMRMLApplicationLogic(application_logic)
-        scene = application_logic.GetMRMLScene()
-        self._h_logic.SetMRMLScene(scene)
-        self._h_held, self._h_slices = [self._h_node()], {}
+        self._h_logic.SetMRMLScene(application_logic.GetMRMLScene())
+        self._h_slices = {}
         self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-        scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, self._h_hold)
 
     def _h_node(self):
         return self._h_logic.GetLayoutNode()
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _h_hold(self, _scene, _event, node):
-        if node.IsA("vtkMRMLLayoutNode"):
-            self._h_held.append(node)  # the logic crashes if its node dies before it has let go of it
-
-    def _h_restore(self):
-        """Views and crosshair again, if even the singletons were removed: scene.Clear(True)."""
-        scene = self._h_application.GetMRMLScene()
-        composites = [widget.mrmlSliceCompositeNode() for widget in self._h_slices.values()]
-        if all(node is not None and node.GetScene() for node in composites):
-            return
-        for widget in self._h_slices.values():
-            self.mrmlSliceLogics().RemoveItem(widget.sliceLogic())
-        self._h_slices.clear()
-        if not scene.GetFirstNodeByClass("vtkMRMLCrosshairNode"):
-            crosshair = slicer.vtkMRMLCrosshairNode()
-            crosshair.SetCrosshairName("default")
-            scene.AddNode(crosshair)
-        self.setLayout(self.layout)
 
     def setLayout(self, layout):
         self._h_node().SetViewArrangement(layout)
