@@ -343,7 +343,7 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
 
 def _prepare_grid(transform, grid: Grid) -> None:
     """The deformation grid suits the image and waits, hidden, for a click on the transform's eye."""
-    from ..mrml.pictures import show_grid
+    from ..mrml.review import show_grid
 
     transform.CreateDefaultDisplayNodes()
     show_grid(transform.GetDisplayNode(), float(grid.extent.max()))

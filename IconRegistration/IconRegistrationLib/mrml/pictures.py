@@ -15,6 +15,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..core.errors import InputError
 from .embedded import application_logic
+from .review import show_grid
 from .scene import nodes_of_class, temporary_nodes
 
 ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
@@ -117,35 +118,6 @@ def render_3d(scene, path, segmentations, *, transform=None, size: int = 600) ->
         window = _view_3d(stack, scene, bounds, size)
         _write_png(_pixels(window), path)
     return path
-
-
-def grid_spacing(field_of_view: float) -> float:
-    """A round distance of grid lines in mm (1, 2 or 5 times a power of ten) that draws 15 to 40 of them."""
-    raw = field_of_view / 25
-    power = 10.0 ** np.floor(np.log10(raw))
-    return float(min((1, 2, 5, 10), key=lambda step: abs(np.log(step * power / raw))) * power)
-
-
-def show_grid(display, field_of_view: float) -> None:
-    """Make a transform display node draw a deformation grid suited to a field of view in mm, in slices and in 3D.
-
-    Its colour is the displacement's length: light blue for none (Slicer's own dark grey is lost on a dark image),
-    yellow for half a cell, red from a cell on.
-    """
-    spacing = grid_spacing(field_of_view)
-    colors = vtk.vtkColorTransferFunction()
-    colors.AddRGBPoint(0, 0.4, 0.8, 1)
-    colors.AddRGBPoint(spacing / 2, 1, 0.9, 0.2)
-    colors.AddRGBPoint(spacing, 1, 0.2, 0.1)
-    display.SetColorMap(colors)
-    display.SetVisualizationMode(display.VIS_MODE_GRID)
-    display.SetGridSpacingMm(spacing)
-    display.SetGridResolutionMm(spacing / 5)
-    display.SetGridLineDiameterMm(spacing / 12)
-    display.SetGridScalePercent(100)
-    display.SetVisibility(True)
-    display.SetVisibility2D(True)
-    display.SetVisibility3D(True)
 
 
 def _picture_path(path) -> Path:
