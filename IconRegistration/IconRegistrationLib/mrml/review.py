@@ -84,6 +84,7 @@ class Before:
             for node in self._present(self.moved):
                 take_out(self, node)
             self.discard(*self._present(self.added))
+            self.moved, self.added = [], []
 
     def add(self, class_name: str, name: str):
         """A new node with display nodes, for looking: neither saved with the scene nor listed in the data tree."""
@@ -103,6 +104,8 @@ class Before:
     def discard(self, *nodes) -> None:
         """Remove nodes that `add` made, with their displays, which would hold on to voxels."""
         for node in nodes:
+            if node.GetID() in self.moved:
+                take_out(self, node)
             self.added.remove(node.GetID())
             for display in _displays(node):
                 self.scene.RemoveNode(display)
@@ -352,7 +355,6 @@ def cut_volume(before: Before, source) -> CutVolume:
     is_labels = source.IsA("vtkMRMLLabelMapVolumeNode")
     voxels, hole = (image.array, 0.0) if is_labels else (image.array.astype(np.float32, copy=False), _HOLE)
     node = before.add(source.GetClassName(), f"{source.GetName()}, cut")
-    node_from_image(before.scene, Image(voxels, image.grid), "", node)
     display = node.GetDisplayNode()
     display.CopyContent(shown)
     display.SetAndObserveColorNodeID(shown.GetColorNodeID())
@@ -364,6 +366,8 @@ def cut_volume(before: Before, source) -> CutVolume:
         display.SetAutoThreshold(False)
         display.SetThreshold(low - 1e-3 * ((high - low) or 1), high + 1e-3 * ((high - low) or 1))
         display.SetApplyThreshold(True)
+    # last: a display that finds window and level itself would look at every voxel
+    node_from_image(before.scene, Image(voxels, image.grid), "", node)
     return CutVolume(node, source, hole)
 
 
