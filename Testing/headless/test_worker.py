@@ -34,6 +34,9 @@ ENDLESS = QUICK | {"steps": 10_000_000}
 #: Far more than anything here takes: a worker that hangs fails the test instead of hanging it.
 PATIENCE = 120
 PATIENT = "Erika Mustermann"
+#: Parents of workers in this process. A failed test leaves its own here, for a worker whose requests end while it is
+#: at work ends the process.
+OPEN = []
 
 
 class Parent:
@@ -61,22 +64,30 @@ class Parent:
         line = self._lines.get(timeout=PATIENCE)
         return None if line is None else json.loads(line)
 
-    def until(self, key: str, number=None) -> list[dict]:
-        """Everything up to the first message of a kind, or up to the first progress of that stage."""
-        messages = []
-        while not messages or not (key in messages[-1] or messages[-1].get("progress", {}).get("stage") == key):
-            message = self.read()
-            assert message is not None, f"the worker ended before {key}: {messages}"
-            messages.append(message)
-            if key != "failed" and number is not None:
-                assert "failed" not in message, message
-        return messages
-
-    def outcome(self, number: int) -> dict:
-        """The last message of a request."""
-        while True:
+    def messages(self):
+        """As they come, but not for ever: a worker that hangs may well be alive."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             message = self.read()
             assert message is not None, "the worker ended"
+            yield message
+        raise AssertionError("the worker goes on and on")
+
+    def until(self, key: str, number: int | None = None) -> list[dict]:
+        """Everything up to the first message with `key`, or to the first progress of the stage `key`.
+
+        number: of a request that must not fail before.
+        """
+        seen = []
+        for message in self.messages():
+            seen.append(message)
+            if key in message or message.get("progress", {}).get("stage") == key:
+                return seen
+            assert number is None or "failed" not in message, message
+
+    def outcome(self, number: int | None) -> dict:
+        """The last message of a request."""
+        for message in self.messages():
             if message.get("id") == number and {"result", "failed"} & set(message):
                 return message
 
@@ -112,20 +123,21 @@ def a_child(code="from IconRegistrationLib import worker; sys.exit(worker.main()
 def a_thread(**options):
     """A Parent of a worker that serves pipes in this process."""
     requests, replies = os.pipe(), os.pipe()
+    stdin, to_worker = os.fdopen(requests[0], "rb"), os.fdopen(requests[1], "wb")
+    from_worker, stdout = os.fdopen(replies[0], "rb"), os.fdopen(replies[1], "wb")
     codes = []
-    with (
-        os.fdopen(replies[0], "rb") as from_worker,  # closed last: it is read until its end
-        os.fdopen(requests[0], "rb") as stdin,
-        os.fdopen(replies[1], "wb") as stdout,
-    ):
-        parent = Parent(os.fdopen(requests[1], "wb"), from_worker)
-        thread = threading.Thread(target=lambda: codes.append(worker.serve(stdin, stdout, **options)), daemon=True)
-        thread.start()
-        assert "ready" in parent.read()
-        yield parent
-        parent.close()  # not after a failure: at work, the worker would end this process
-        thread.join(PATIENCE)
-        assert codes == [0]
+    thread = threading.Thread(target=lambda: codes.append(worker.serve(stdin, stdout, **options)), daemon=True)
+    thread.start()
+    parent = Parent(to_worker, from_worker)
+    OPEN.append(parent)
+    assert "ready" in parent.read()
+    yield parent
+    OPEN.remove(parent)
+    parent.close()
+    thread.join(PATIENCE)
+    assert codes == [0]
+    for file in (stdin, stdout, from_worker):
+        file.close()
 
 
 @pytest.fixture(scope="module")
