@@ -29,8 +29,11 @@ class Choice(Enum):
 
     @classmethod
     def of(cls, word: str):
-        """The choice that stands for a word of the library."""
-        return next(choice for choice in cls if choice.word == word)
+        """The choice that stands for a word of the library. Raises InputError if none does."""
+        for choice in cls:
+            if choice.word == word:
+                return choice
+        raise InputError(f"The panel does not offer {word!r}; use the console, or choose the settings anew.")
 
 
 class Alignment(Choice):
@@ -71,6 +74,10 @@ class Device(Choice):
     CUDA3 = "cuda:3", "Fourth GPU"
     MPS = "mps", "GPU (Apple)"
     CPU = "cpu", "CPU"
+
+    @classmethod
+    def of(cls, word: str):
+        return super().of("cuda" if word == "cuda:0" else word)
 
 
 class Shown(Choice):
@@ -149,12 +156,20 @@ def _others(panel) -> dict:
 
 
 def show_settings(panel, settings: Settings) -> None:
-    """The reverse of `settings_of`."""
+    """The reverse of `settings_of`. Raises InputError for what no control can show."""
+    shown = {}
     for field, (parameter, choice) in _CONTROLS.items():
         value = getattr(settings, field)
-        setattr(panel, parameter, choice.of(value) if choice else value)
+        shown[parameter] = choice.of(value) if choice else value
     for field, parameter in _ZERO_IS_AUTO.items():
-        setattr(panel, parameter, type(getattr(panel, parameter))(getattr(settings, field) or 0))
+        shown[parameter] = type(getattr(panel, parameter))(getattr(settings, field) or 0)
+    for parameter, value in shown.items():
+        try:
+            setattr(panel, parameter, value)
+        except ValueError:  # beyond the control's range
+            raise InputError(
+                f"The panel does not offer {parameter} {value}; use the console, or choose the settings anew."
+            ) from None
     plain = Settings()
     others = {name: getattr(settings, name) for name in _OTHERS if getattr(settings, name) != getattr(plain, name)}
     panel.otherSettings = json.dumps(others) if others else ""
@@ -172,7 +187,10 @@ def remembered_segments(chosen: Iterable[str], there: Iterable[str]) -> str:
 
 
 def show_request(panel, request) -> None:
-    """Make the panel ask for a mrml.registration.Request again: its nodes, roles and settings."""
+    """Make the panel ask for a mrml.registration.Request again: its nodes, roles and settings.
+
+    Raises InputError for what the panel cannot ask for.
+    """
     if request.fixed_mask not in (None, request.fixed_segmentation) or request.moving_mask not in (
         None,
         request.moving_segmentation,
@@ -180,6 +198,7 @@ def show_request(panel, request) -> None:
         raise InputError(
             "This result was made with masks of their own, which the panel does not have; use the console."
         )
+    show_settings(panel, request.settings)
     panel.fixedVolume, panel.movingVolume = request.fixed, request.moving
     panel.fixedSegmentation, panel.movingSegmentation = request.fixed_segmentation, request.moving_segmentation
     panel.fixedLandmarks, panel.movingLandmarks = request.fixed_landmarks, request.moving_landmarks
@@ -190,4 +209,3 @@ def show_request(panel, request) -> None:
     for name in ("guide", "carry", "compare", "jacobian", "distrust"):
         setattr(panel, name, getattr(request, name))
     panel.movingResolution = request.moving_resolution
-    show_settings(panel, request.settings)
