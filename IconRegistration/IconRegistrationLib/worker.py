@@ -8,7 +8,7 @@ print goes to standard error. Arrays travel through folders (core/exchange.py) t
 The worker's first line says that it can work, or why it cannot; then it exits with 3:
 
     {"ready": {"protocol": 1, "version": "0.1.0", "python": "3.12.10", "torch": "2.8.0", "pid": 4711, "devices":
-        [{"name": "cuda:0", "title": "NVIDIA ...", "memory": bytes, "free": bytes}, ...,
+        [{"name": "cuda:0", "title": "NVIDIA ...", "memory": bytes}, ...,
          {"name": "cpu", "title": ..., "memory": bytes or null}]}}
     {"failed": {"kind": "dependency", "message": sentence, "details": traceback}}
 
@@ -490,12 +490,8 @@ def _devices() -> list[dict]:
     devices = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(number)
-        try:
-            free = torch.cuda.mem_get_info(number)[0]
-        except RuntimeError:  # so full, or so exclusively another's, that not even its state can be asked for
-            free = 0
-        device = {"name": f"cuda:{number}", "title": properties.name, "memory": properties.total_memory, "free": free}
-        devices.append(device)
+        # what of it is free changes by the minute, and to ask would take some hundred MB of every GPU
+        devices.append({"name": f"cuda:{number}", "title": properties.name, "memory": properties.total_memory})
     try:
         choose_device("mps")
     except InputError:

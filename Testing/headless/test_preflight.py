@@ -25,7 +25,7 @@ from IconRegistrationLib.core.results import Inputs
 from IconRegistrationLib.core.settings import Settings
 
 CPU = [{"name": "cpu", "title": "CPU", "memory": 32 * 2**30}]
-GPU = [{"name": "cuda:0", "title": "A GPU", "memory": 8 * 2**30, "free": 3 * 2**30}, *CPU]
+GPU = [{"name": "cuda:0", "title": "A GPU", "memory": 3 * 2**30}, *CPU]
 MR, CT = ImageFacts("mri", None), ImageFacts("ct", None)
 
 
@@ -150,7 +150,7 @@ def test_the_summary_says_sizes_overlap_method_place_and_cost():
     on_gpu = flight(Inputs(fixed, moving), facts=(CT, MR), devices=GPU)
     assert on_gpu.seconds is None
     assert "on cuda:0 (A GPU), about" in on_gpu.summary
-    assert any("3.0 GiB free; should that not do, the CPU" in sentence for sentence in on_gpu.warnings)
+    assert any("3.0 GiB; should that not do, the CPU" in sentence for sentence in on_gpu.warnings)
 
 
 #: Lattice (i, j, k), mm of its image's voxels, what refines, seconds and GiB of docs/benchmarks.md.

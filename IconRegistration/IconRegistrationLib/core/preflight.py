@@ -97,7 +97,7 @@ def preflight(
     """What `compute(inputs, settings, guide=guide, compare=compare)` would do, in about a millisecond.
 
     facts: of the fixed and the moving image.
-    devices: those of the worker ({"name", "title", "memory", "free"}), None while they are unknown.
+    devices: those of the worker ({"name", "title", "memory"}), None while they are unknown.
     speed: measured by predicted seconds of earlier runs on this machine (`updated_speed`).
     """
     fixed, moving = inputs.fixed.grid, inputs.moving.grid
@@ -382,11 +382,11 @@ def _about_memory(settings: Settings, device: dict | None, needed: int):
         if there and needed > NEARLY_FULL * there:
             yield f"About {_gib(needed)} of memory are needed and this machine has {_gib(there)}; close other programs."
         return
-    free = device.get("free") or device.get("memory")
-    if free and needed > free:
+    there = device.get("memory")
+    if there and needed > there:
         after = _cheaper(settings, name)[1]
         yield (
-            f"About {_gib(needed)} are needed and {device.get('title', name)} has {_gib(free)} free; "
+            f"About {_gib(needed)} are needed and {device.get('title', name)} has {_gib(there)}; "
             f"should that not do, {after} is tried."
         )
 
