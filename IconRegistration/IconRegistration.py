@@ -160,6 +160,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._watched = []  # nodes whose changes change the preflight
         self._predicted = None  # seconds of the run, by the preflight
         self._checker = Checker()
+        self._checked = None  # what the preflight was asked, and what it said
         self._refreshing = False
 
     # ----------------------------------------------------------------------------------------------- Slicer calls these
@@ -202,6 +203,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self):
+        self._review.close()  # moving data under a transform would surprise other modules
         self._disconnectParameterNode()
 
     def onReload(self):
@@ -239,6 +241,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onNodeRemoved(self, caller, event, node):
         if self._review.shows(node):
             self._review.close()
+            self.refresh()
 
     # ------------------------------------------------------------------------------------------------- parameter node
 
@@ -258,6 +261,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
         self._watch([])
         self._checker.forget()
+        self._checked = None
         self._parameterNode = None
 
     # ------------------------------------------------------------------------------------------------------- controls
@@ -378,7 +382,11 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             request = self._request()
         except InputError as error:
             return Preflight("", str(error), (), 0.0, None, None)
-        return self._checker.check(request, self._devices, self._speed())
+        question = (request, self._devices, self._speed())
+        if self._checked is None or self._checked[0] != question:
+            with self._review.aside():
+                self._checked = question, self._checker.check(*question)
+        return self._checked[1]
 
     def _speed(self):
         return float(slicer.app.userSettings().value(SPEED_KEY) or 1.0)
@@ -397,11 +405,16 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         for node in self._watched:
             for event in EVENTS:
-                self.removeObserver(node, event, self.refresh)
+                self.removeObserver(node, event, self.onInputChanged)
         for node in nodes:
             for event in EVENTS:
-                self.addObserver(node, event, self.refresh)
+                self.addObserver(node, event, self.onInputChanged)
         self._watched = nodes
+
+    def onInputChanged(self, caller=None, event=None):
+        if not self._refreshing:  # else it is the review that brings data under its transform
+            self._checked = None
+            self.refresh()
 
     def refresh(self, caller=None, event=None):
         """Everything that follows from the parameters and is not bound to one control."""
@@ -492,7 +505,6 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with self._reporting():
             self._notes = []
             request = self._request()
-            self._review.close()  # moving data goes back to where it was
             if not self.ui.pythonLineEdit.text.strip():
                 self._installPackages()
             download = dependencies.needed_download(request.settings.model, request.settings.weights_dir)
@@ -520,6 +532,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _register(self, request):
         with self._reporting():
             p = self._parameterNode
+            self._review.close()  # moving data goes back to where it was
             outputs = outputs_of(p.result) if p.update and p.result is not None else Outputs()
             self._predicted = self._preflight().seconds
             self._session.register(request, outputs, self._onRegistered)
@@ -597,7 +610,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The result that is chosen under Review, as the controls say."""
         p, ui = self._parameterNode, self.ui
         with self._reporting():
-            if p.result is None or self._session.busy:
+            if p.result is None or (self._session.busy and self._review.forward is not p.result):
                 self._review.close()
             elif self._review.forward is not p.result:
                 request = request_of(p.result)

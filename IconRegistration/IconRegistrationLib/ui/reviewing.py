@@ -17,6 +17,8 @@ from ..mrml.registration import Outputs, Request
 
 #: Milliseconds for which flicker shows each image.
 FLICKER_MS = 500
+#: Of landmarks of the image that stays and of the one that is carried.
+STILL_COLOR, CARRIED_COLOR = (1.0, 0.85, 0.1), (0.3, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,30 @@ def view_of(panel) -> View:
     )
 
 
+_OVERLAY_VOLUMES = {"distrust": "distrust", "folding": "jacobian"}
+#: Comparisons with a copy of the resampled volume into which holes are cut.
+_CUT = ("checkerboard", "curtain")
+
+
 def possible(view: View, request: Request, outputs: Outputs) -> View:
     """`view` without what excludes each other or has no data.
 
-    The linked cursor wants the moving scan where it was; checkerboard and curtain are cut from the resampled volume;
-    there is no resampled fixed volume, so the swapped direction is live.
+    The linked cursor wants the moving scan where it was; checkerboard and curtain are cut from the resampled volume. Of
+    the other direction nothing is resampled: it is live, and labels are not carried its way. The amount acts on what
+    lies under a transform alone.
     """
-    if view.linked_cursor or view.comparison in ("checkerboard", "curtain"):
+    if outputs.warped_volume is None:
+        comparison = "blend" if view.comparison in _CUT else view.comparison
+        view = replace(view, shown="live", comparison=comparison, linked_cursor=False)
+    elif view.linked_cursor or view.comparison in _CUT:
         view = replace(view, shown="resampled", swap=False)
-    if view.swap:
-        view = replace(view, shown="live")
-    if view.shown == "resampled" and outputs.warped_volume is None:
-        view = replace(view, shown="live", comparison="blend" if view.comparison != "flicker" else "flicker")
     if outputs.backward is None:
         view = replace(view, swap=False)
-    if request.moving_segmentation is None:
-        view = replace(view, labels=())
+    if view.swap:
+        view = replace(view, shown="live", labels=())
+    view = replace(view, labels=_present(view.labels, request.moving_segmentation))
+    if view.shown == "resampled" and not view.labels:
+        view = replace(view, amount=1.0)
     if None in _outlined(view, request, outputs):
         view = replace(view, outlines=False)
     if getattr(outputs, _OVERLAY_VOLUMES.get(view.overlay, ""), None) is None:
@@ -88,7 +98,10 @@ def possible(view: View, request: Request, outputs: Outputs) -> View:
     return view
 
 
-_OVERLAY_VOLUMES = {"distrust": "distrust", "folding": "jacobian"}
+def _present(identifiers: tuple[str, ...], segmentation) -> tuple[str, ...]:
+    """Those of the segments that a segmentation node (or None) has."""
+    there = segmentation.GetSegmentation().GetSegmentIDs() if segmentation is not None else ()
+    return tuple(identifier for identifier in identifiers if identifier in there)
 
 
 def _outlined(view: View, request: Request, outputs: Outputs) -> tuple:
@@ -100,15 +113,25 @@ def _outlined(view: View, request: Request, outputs: Outputs) -> tuple:
     return request.fixed_segmentation, outputs.warped_segmentation
 
 
+def _pointed(view: View, request: Request, outputs: Outputs) -> tuple:
+    """The two landmark nodes that belong over the images; None where there is none."""
+    if view.swap:
+        return request.moving_landmarks, request.fixed_landmarks
+    if view.shown == "live":
+        return request.fixed_landmarks, request.moving_landmarks
+    return request.fixed_landmarks, outputs.warped_landmarks
+
+
 def controls(view: View | None, request: Request | None, outputs: Outputs) -> dict[str, bool]:
     """Controls of the panel by name, and whether they do something. view: what is shown, None without a result."""
     is_open = view is not None
     live = is_open and view.shown == "live"
-    bound = is_open and (view.linked_cursor or view.comparison in ("checkerboard", "curtain"))
+    resampled = is_open and outputs.warped_volume is not None
+    bound = is_open and (view.linked_cursor or view.comparison in _CUT)
     outlined = is_open and None not in _outlined(view, request, outputs)
     return {
         "runAgainButton": is_open,
-        "shownComboBox": is_open and not bound and not view.swap,
+        "shownComboBox": resampled and not bound and not view.swap,
         "swapCheckBox": is_open and not bound and outputs.backward is not None,
         "warpAmountSlider": live or (is_open and bool(view.labels)),
         "compareComboBox": is_open,
@@ -116,7 +139,7 @@ def controls(view: View | None, request: Request | None, outputs: Outputs) -> di
         "cellsSlider": is_open,
         "curtainSlider": is_open,
         "curtainComboBox": is_open,
-        "linkedCursorCheckBox": is_open,
+        "linkedCursorCheckBox": resampled,
         "deformationComboBox": is_open,
         "deformationSpacingSpinBox": is_open and view.deformation != "none",
         "lineWidthSpinBox": is_open and view.deformation != "none",
@@ -125,7 +148,7 @@ def controls(view: View | None, request: Request | None, outputs: Outputs) -> di
         "outlinesCheckBox": outlined,
         "exportCsvButton": is_open and outputs.report is not None,
         "exportTableButton": is_open and outputs.report is not None,
-        "labelsList": is_open and request.moving_segmentation is not None,
+        "labelsList": is_open and request.moving_segmentation is not None and not view.swap,
         "hardenButton": is_open and bool(view.labels),
     }
 
@@ -176,9 +199,11 @@ class Review:
         self._before = review.Before(scene)
         self._cut: review.CutVolume | None = None
         self._live_labels = None
+        self._overlays = {}  # kind -> label map
         self._marker = None
         self._crosshair: tuple | None = None  # node and observer
         self._layout: int | None = None  # before the linked cursor's
+        self._lower = []  # slice logics of the undeformed moving scan
         self._timer = qt.QTimer()
         self._timer.interval = FLICKER_MS
         self._timer.connect("timeout()", self._flicker)
@@ -226,6 +251,7 @@ class Review:
         self._before.restore()
         self._request, self._outputs, self._view = None, Outputs(), None
         self._cut = self._live_labels = None
+        self._overlays = {}
 
     def apply(self, wanted: View) -> None:
         """Change in the scene what differs from what is shown."""
@@ -250,7 +276,8 @@ class Review:
         if changed(*names):
             self._show_deformation()
         if changed("outlines", "shown", "swap"):
-            self._show_outlines(old)
+            self._show_segments()
+            self._show_landmarks()
         if changed("overlay", "linked_cursor"):
             self._show_overlay()
         if changed("labels"):
@@ -261,8 +288,22 @@ class Review:
         if self._request is None or not self._view.labels:
             raise InputError("No segment is ticked; tick those that should be warped.")
         source = self._request.moving_segmentation
-        with self._original_place(source), self._all_of_it():
-            session.warp_segments(source, list(self._view.labels), self._outputs.forward, self._request.fixed, done)
+        with self.aside(), self._all_of_it():
+            session.warp_segments(
+                source, list(self._view.labels), self._outputs.forward, self._request.fixed, None, done
+            )
+
+    @contextmanager
+    def aside(self):
+        """Everything where it was registered, not where it is looked at."""
+        carried = self._sides()[1] if self._view is not None and self._view.shown == "live" else []
+        for node in carried:
+            review.take_out(self._before, node)
+        try:
+            yield
+        finally:
+            for node in carried:
+                review.put_under(self._before, node, self._transform)
 
     @contextmanager
     def _all_of_it(self):
@@ -272,17 +313,6 @@ class Review:
             yield
         finally:
             review.restore_warp(self._scene, amounts)
-
-    @contextmanager
-    def _original_place(self, node):
-        """`node` as it was before it was put under a transform for looking."""
-        parent = node.GetParentTransformNode()
-        review.take_out(self._before, node)
-        try:
-            yield
-        finally:
-            if node.GetParentTransformNode() is not parent and self._transform is not None:
-                review.put_under(self._before, node, self._transform)
 
     # --------------------------------------------------------------------------------------------------- one part each
 
@@ -353,18 +383,34 @@ class Review:
                 in_3d=view.deformation_in_3d,
             )
 
-    def _show_outlines(self, old: View | None) -> None:
-        if old is not None and old.outlines:
-            self._before.restore(*review.outline_displays(*_outlined(old, self._request, self._outputs)))
+    def _show_segments(self) -> None:
+        """In slices: outlines of what is compared, or nothing; filled segments would hide the images."""
+        nodes = (self._request.fixed_segmentation, self._request.moving_segmentation, self._outputs.warped_segmentation)
+        for display in _displays(nodes):
+            self._before.restore(display)
+            self._before.change(display, "Visibility2D", False)
         if self._view.outlines:
             review.show_outlines(self._before, *_outlined(self._view, self._request, self._outputs))
 
+    def _show_landmarks(self) -> None:
+        """Those that should coincide, in two colours; without names, which would hide the images."""
+        still, carried = _pointed(self._view, self._request, self._outputs)
+        nodes = (self._request.fixed_landmarks, self._request.moving_landmarks, self._outputs.warped_landmarks)
+        for display in _displays(nodes):
+            node = display.GetDisplayableNode()
+            self._before.restore(display)
+            self._before.change(display, "Visibility", node in (still, carried))
+            self._before.change(display, "PointLabelsVisibility", False)
+            self._before.change(display, "SelectedColor", CARRIED_COLOR if node is carried else STILL_COLOR)
+            if node is carried:
+                self._before.change(display, "GlyphScale", 0.6 * display.GetGlyphScale())  # both are seen
+
     def _show_overlay(self) -> None:
-        kind, overlay = self._view.overlay, None
-        if kind != "none":
+        kind = self._view.overlay
+        if kind != "none" and kind not in self._overlays:
             volumes = {_OVERLAY_VOLUMES[kind]: getattr(self._outputs, _OVERLAY_VOLUMES[kind])}
-            overlay = review.trust_overlay(self._before, **volumes)
-        review.show_overlay(self._before, self._composites(), overlay)
+            self._overlays[kind] = review.trust_overlay(self._before, **volumes)
+        review.show_overlay(self._before, self._composites(), self._overlays.get(kind))
 
     def _show_labels(self) -> None:
         identifiers = list(self._view.labels)
@@ -386,17 +432,18 @@ class Review:
         manager = slicer.app.layoutManager()
         self._layout = manager.layout
         manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
-        lower = _lower_views()
-        self._slice_nodes = [_slice_logic(name).GetSliceNode() for name in lower]
-        for name, upper in zip(lower, _upper_views(), strict=True):
-            logic = _slice_logic(name)
-            self._before.change(logic.GetSliceCompositeNode(), "BackgroundVolumeID", self._request.moving.GetID())
-            self._before.change(logic.GetSliceCompositeNode(), "ForegroundVolumeID", None)
+        self._lower = [_slice_logic(name) for name in _lower_views()]
+        for logic, upper in zip(self._lower, map(_slice_logic, _upper_views()), strict=True):
+            node, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
+            self._before.change(composite, "BackgroundVolumeID", self._request.moving.GetID())
+            self._before.change(composite, "ForegroundVolumeID", None)
+            self._before.change(composite, "LabelVolumeID", None)
             # Shift and the mouse move all views of a group to one point: these go to the corresponding one instead
-            self._before.change(logic.GetSliceNode(), "ViewGroup", 1)
-            logic.GetSliceNode().SetOrientation(_slice_logic(upper).GetSliceNode().GetOrientation())
+            self._before.change(node, "ViewGroup", 1)
+            self._before.change(node, "Orientation", upper.GetSliceNode().GetOrientation())
             logic.FitSliceToBackground()
-        self._marker = review.cursor_marker(self._before, self._slice_nodes)
+        slices = [logic.GetSliceNode() for logic in self._lower]
+        self._marker = review.cursor_marker(self._before, slices)
         crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         self._before.change(crosshair, "CrosshairMode", slicer.vtkMRMLCrosshairNode.ShowBasic)
         self._crosshair = crosshair, crosshair.AddObserver(vtk.vtkCommand.ModifiedEvent, self._follow_cursor)
@@ -404,18 +451,25 @@ class Review:
 
     def _follow_cursor(self, crosshair, event=None) -> None:
         point = review.corresponding_point(self._outputs.forward, crosshair.GetCrosshairRAS())
-        review.place_cursor(self._marker, point, self._slice_nodes)
+        review.place_cursor(self._marker, point, [logic.GetSliceNode() for logic in self._lower])
 
     def _unlink_cursor(self) -> None:
         if self._crosshair is None:
             return
         crosshair, observer = self._crosshair
         crosshair.RemoveObserver(observer)
-        self._before.restore(crosshair)
+        views = [node for logic in self._lower for node in (logic.GetSliceNode(), logic.GetSliceCompositeNode())]
+        self._before.restore(crosshair, *views)
         if self._marker.GetScene() is self._scene:
             self._before.discard(self._marker)
         slicer.app.layoutManager().setLayout(self._layout)
         self._crosshair = self._marker = self._layout = None
+        self._lower = []
+
+
+def _displays(nodes) -> list:
+    """Display nodes of the nodes that are there and have one."""
+    return [node.GetDisplayNode() for node in nodes if node is not None and node.GetDisplayNode() is not None]
 
 
 def _slice_logic(name: str):
@@ -429,4 +483,6 @@ def _upper_views() -> list[str]:
 
 
 def _lower_views() -> list[str]:
-    return [name for name in slicer.app.layoutManager().sliceViewNames() if name not in _upper_views()]
+    """The other slice views of the present layout."""
+    names = [name for name in slicer.app.layoutManager().sliceViewNames() if name not in _upper_views()]
+    return [name for name in names if _slice_logic(name).GetSliceNode().IsMappedInLayout()]
