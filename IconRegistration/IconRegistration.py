@@ -298,6 +298,11 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.workingFolderLineEdit.connect("currentPathChanged(QString)", self.onMachineSettings)
         for which, widget in self._segmentLists().items():
             widget.connect("itemChanged(QListWidgetItem*)", partial(self.onSegmentsTicked, which))
+        for which, selector in (
+            ("fixedSegments", ui.fixedSegmentationSelector),
+            ("movingSegments", ui.movingSegmentationSelector),
+        ):
+            selector.connect("nodeActivated(vtkMRMLNode*)", partial(self.onSegmentationChosen, which))
         ui.exportCsvButton.connect("clicked()", self.onExportCsv)
         ui.exportTableButton.connect("clicked()", self.onExportTable)
         ui.hardenButton.connect("clicked()", self.onHarden)
@@ -397,7 +402,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             *(p.fixedVolume, p.movingVolume, p.fixedSegmentation, p.movingSegmentation),
             *(p.fixedLandmarks, p.movingLandmarks, p.initialTransform, p.region),
         )
-        return [node for node in nodes if node is not None]
+        return list(dict.fromkeys(node for node in nodes if node is not None))
 
     def _watch(self, nodes):
         """Refresh when one of these nodes changes, and no others."""
@@ -448,6 +453,9 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for box in (ui.compareCheckBox, ui.guideCheckBox):
             box.enabled = None not in (p.fixedSegmentation, p.movingSegmentation)
 
+    def onSegmentationChosen(self, parameter, node=None):
+        setattr(self._parameterNode, parameter, "")  # all segments; the ticks were those of another segmentation
+
     def onSegmentsTicked(self, parameter, item=None):
         if self._refreshing:
             return
@@ -486,8 +494,8 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             moving_mask=p.movingSegmentation if p.focus else None,
             initial=p.initialTransform,
             region=p.region,
-            fixed_segments=choices.chosen_segments(p.fixedSegments),
-            moving_segments=choices.chosen_segments(p.movingSegments),
+            fixed_segments=choices.chosen_segments(p.fixedSegments, segment_names(p.fixedSegmentation)),
+            moving_segments=choices.chosen_segments(p.movingSegments, segment_names(p.movingSegmentation)),
             settings=choices.settings_of(p),
             guide=p.guide and None not in (p.fixedSegmentation, p.movingSegmentation),
             carry=p.carry,
@@ -505,15 +513,16 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with self._reporting():
             self._notes = []
             request = self._request()
+            outputs = self._outputsToUpdate(request)
+            self._predicted = self._preflight().seconds
             if not self.ui.pythonLineEdit.text.strip():
                 self._installPackages()
             download = dependencies.needed_download(request.settings.model, request.settings.weights_dir)
             if download is None:
-                self._register(request)
+                self._register(request, outputs)
             elif slicer.util.confirmYesNoDisplay(download.question):
-                self._session.download(
-                    request.settings.model, request.settings.weights_dir, lambda _path: self._register(request)
-                )
+                then = partial(self._onDownloaded, request, outputs)
+                self._session.download(request.settings.model, request.settings.weights_dir, then)
                 self._showRunning()
             else:
                 raise InputError(_("The weights were not downloaded; choose the offline preset, or Apply again."))
@@ -529,14 +538,24 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         finally:
             self.ui.applyButton.enabled = True
 
-    def _register(self, request):
+    def _outputsToUpdate(self, request):
+        """The nodes of the chosen result if it is one of the same volumes: no other pair's result is overwritten."""
+        p = self._parameterNode
+        try:
+            earlier = request_of(p.result) if p.update and p.result is not None else None
+        except InputError:  # one of its volumes was deleted
+            earlier = None
+        same = earlier is not None and (earlier.fixed, earlier.moving) == (request.fixed, request.moving)
+        return outputs_of(p.result) if same else Outputs()
+
+    def _onDownloaded(self, request, outputs, path):
         with self._reporting():
-            p = self._parameterNode
-            self._review.close()  # moving data goes back to where it was
-            outputs = outputs_of(p.result) if p.update and p.result is not None else Outputs()
-            self._predicted = self._preflight().seconds
-            self._session.register(request, outputs, self._onRegistered)
-            self._showRunning()
+            self._register(request, outputs)
+
+    def _register(self, request, outputs):
+        self._review.close()  # moving data goes back to where it was
+        self._session.register(request, outputs, self._onRegistered)
+        self._showRunning()
 
     def onRunAgain(self):
         with self._reporting():
@@ -546,9 +565,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onRegistered(self, outputs):
         self._learnSpeed(outputs)
         self._review.close()  # of the nodes that have just been updated
-        if self._parameterNode is not None:  # else the module was left meanwhile; the nodes are there
-            self._parameterNode.result = outputs.forward
-            self.ui.reviewSection.collapsed = False
+        # the module may have been left meanwhile: then it is shown when the user comes back
+        parameters = self._parameterNode or IconRegistrationParameterNode(self.logic.getParameterNode())
+        parameters.result = outputs.forward
+        self.ui.reviewSection.collapsed = False
         self._showEnd(" ".join([_("Done."), *self._notes]), "amber" if self._notes else "green")
 
     def _learnSpeed(self, outputs):

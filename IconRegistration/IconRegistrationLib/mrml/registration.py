@@ -179,18 +179,19 @@ def inputs_from_nodes(request: Request) -> Inputs:
 def nodes_from_results(results: Results, request: Request, outputs: Outputs | None = None) -> Outputs:
     """Put results into the scene, beside their inputs; nodes of `outputs` are updated in place.
 
-    If anything fails, the nodes that were added are removed again.
+    What this registration did not make is not among the outputs, even if an earlier one had made it. If anything fails, the nodes that were added are removed again.
     """
     fixed, moving, scene = request.fixed, request.moving, request.fixed.GetScene()
     outputs = outputs or Outputs()
-    nodes = {name: getattr(outputs, name) for name in _OUTPUT_CLASSES}
+    nodes = {}
     provenance = json.dumps(results.registration.provenance, default=str)
     registered = f"registered to {fixed.GetName()}"
 
     def put(which: str, make: Callable, value, name: str, beside, **options) -> None:
         """Makes the node `which` of a value, or updates it."""
-        node = make(scene, value, scene.GenerateUniqueName(name), nodes[which], **options)
-        if nodes[which] is None:
+        earlier = getattr(outputs, which)
+        node = make(scene, value, scene.GenerateUniqueName(name), earlier, **options)
+        if earlier is None:
             place_beside(scene, node, beside)
         node.SetAttribute(PROVENANCE_ATTRIBUTE, provenance)
         _remember(node, request)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import slicer
 
 from ..core.errors import InputError
 from ..core.preflight import ImageFacts, Preflight, preflight
 from ..core.results import Inputs
+from ..mrml.markups import landmarks_from_node
 from ..mrml.registration import Request, inputs_from_nodes
 
 #: Events of a chosen node after which the preflight is another one.
@@ -19,6 +22,7 @@ EVENTS = (
     slicer.vtkSegmentation.SegmentModified,
     slicer.vtkSegmentation.SourceRepresentationModified,
     slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent,
+    slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
     slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
 )
 
@@ -50,11 +54,16 @@ class Checker:
         self._facts, self._inputs = {}, None
 
     def _inputs_of(self, request: Request) -> Inputs:
-        chosen = (tuple(request.fixed_segments or ["all"]), tuple(request.moving_segments or ["all"]))
-        key = (*((name, _state(node)) for name, node in request.nodes.items()), chosen)
+        # point lists are read each time: no time stamp of theirs tells that a point was added, removed or renamed
+        lists = {name: node for name, node in request.nodes.items() if name.endswith("landmarks")}
+        rest = replace(request, **dict.fromkeys(lists))
+        key = (
+            {name: _state(node) for name, node in rest.nodes.items()},
+            *(request.fixed_segments, request.moving_segments),
+        )
         if self._inputs is None or self._inputs[0] != key:
-            self._inputs = key, inputs_from_nodes(request)
-        return self._inputs[1]
+            self._inputs = key, inputs_from_nodes(rest)
+        return replace(self._inputs[1], **{name: landmarks_from_node(node) for name, node in lists.items()})
 
 
 def _state(node) -> tuple:

@@ -5,7 +5,7 @@ attributes of the module's parameter node.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import fields, replace
 from enum import Enum
 
@@ -175,9 +175,13 @@ def show_settings(panel, settings: Settings) -> None:
     panel.otherSettings = json.dumps(others) if others else ""
 
 
-def chosen_segments(text: str) -> list[str] | None:
-    """Identifiers of the segments that take part, None for all, of the parameter that remembers them."""
-    return json.loads(text) if text else None
+def chosen_segments(text: str, there: Container[str] | None = None) -> list[str] | None:
+    """Identifiers of the segments that take part, None for all, of the parameter that remembers them.
+
+    there: the segments that there are; what was deleted since takes no part.
+    """
+    chosen = json.loads(text) if text else None
+    return chosen if None in (chosen, there) else [identifier for identifier in chosen if identifier in there]
 
 
 def remembered_segments(chosen: Iterable[str], there: Iterable[str]) -> str:

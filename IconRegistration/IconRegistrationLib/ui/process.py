@@ -489,15 +489,19 @@ def worker_environment(own_python: bool) -> dict[str, str]:
 def private_folder(parent: str | Path) -> tempfile.TemporaryDirectory:
     """A new folder in `parent` for this user only; `cleanup()` removes it, the end of this process at the latest.
 
-    What processes that died left there is removed first.
+    What processes that died left there is removed first. Raises InputError if nothing can be made in `parent`.
     """
     host = re.sub(r"[^\w.]", "_", platform.node())
     for folder in Path(parent).glob(f"{_FOLDER}-*-*-*"):
         if _is_leftover(folder, host):
             shutil.rmtree(folder, ignore_errors=True)
-    return tempfile.TemporaryDirectory(
-        prefix=f"{_FOLDER}-{host}-{os.getpid()}-", dir=parent, ignore_cleanup_errors=True
-    )
+    prefix = f"{_FOLDER}-{host}-{os.getpid()}-"
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"No folder can be made in {parent} ({error.strerror}); choose another working folder."
+        ) from None
 
 
 def _is_leftover(folder: Path, host: str) -> bool:

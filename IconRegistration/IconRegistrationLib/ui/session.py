@@ -22,6 +22,7 @@ from ..mrml.scene import place_beside
 from ..mrml.segmentations import node_from_segmentation, segmentation_from_node
 from ..mrml.transforms import field_from_node
 from ..mrml.volumes import image_from_node
+from .dependencies import instruction
 from .process import Callbacks, WorkerProcess, private_folder, python_command, worker_environment
 
 
@@ -191,6 +192,8 @@ class Session:
     def _on_failed(self, kind: str, sentence: str, details: str) -> None:
         if self._task is not None:
             self._end_task()
+            if kind == "dependency" and self._worker_python:
+                sentence = f"{sentence} {instruction(self._worker_python)}"
             self._listener.on_failed(sentence, details)
 
     def _end_task(self) -> None:
