@@ -179,7 +179,8 @@ def inputs_from_nodes(request: Request) -> Inputs:
 def nodes_from_results(results: Results, request: Request, outputs: Outputs | None = None) -> Outputs:
     """Put results into the scene, beside their inputs; nodes of `outputs` are updated in place.
 
-    What this registration did not make is not among the outputs, even if an earlier one had made it. If anything fails, the nodes that were added are removed again.
+    What this registration did not make is not among the outputs, even if an earlier one had made it.
+    If anything fails, the nodes that were added are removed again.
     """
     fixed, moving, scene = request.fixed, request.moving, request.fixed.GetScene()
     outputs = outputs or Outputs()
