@@ -1,5 +1,6 @@
 """The tests that are written for Slicer (Testing/Python), run on the double too: so they are not untested code."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -35,3 +36,19 @@ def application(monkeypatch, scene):
     module.close()
     slicerharness.process_until(lambda: not sys.modules["IconRegistrationLib.ui.process"]._running)
     sys.modules.update(ours)  # a reload read them anew; other tests hold these
+
+
+def test_the_console_example_of_the_readme_runs(capsys):
+    from IconRegistrationLib.ui.samples import add_phantom
+
+    nodes = add_phantom(slicer.mrmlScene, size=32)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (example,) = [block for block in blocks if "IconRegistrationLogic" in block]
+    assert len(example.splitlines()) <= 10
+    names = {"slicer": slicer}
+    exec(example.replace('align="rigid"', 'align="mass", steps=2'), names)  # the same, in less time
+    outputs = names["outputs"]
+    assert nodes[3].GetParentTransformNode() is outputs.forward
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert composite.GetForegroundVolumeID() == outputs.warped_volume.GetID()
+    assert "Registration quality" in capsys.readouterr().out
