@@ -161,6 +161,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._predicted = None  # seconds of the run, by the preflight
         self._checker = Checker()
         self._checked = None  # what the preflight was asked, and what it said
+        self._trusted = None  # the report that the trust card shows
         self._refreshing = False
 
     # ----------------------------------------------------------------------------------------------- Slicer calls these
@@ -186,15 +187,13 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (scene.StartCloseEvent, self.onSceneStartClose),
             (scene.EndCloseEvent, self.onSceneEndClose),
             (scene.EndImportEvent, self.onSceneEndImport),
-            (scene.StartSaveEvent, self.onSceneStartSave),
-            (scene.EndSaveEvent, self.onSceneEndSave),
             (scene.NodeRemovedEvent, self.onNodeRemoved),
         ):
             self.addObserver(slicer.mrmlScene, event, method)
         self.initializeParameterNode()
 
     def cleanup(self):
-        self._review.close()
+        self._closeReview()
         self._session.close()
         self._disconnectParameterNode()
         self.removeObservers()
@@ -203,7 +202,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self):
-        self._review.close()  # moving data under a transform would surprise other modules
+        self._closeReview()  # moving data under a transform would surprise other modules
         self._disconnectParameterNode()
 
     def onReload(self):
@@ -213,7 +212,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # ------------------------------------------------------------------------------------------------------ the scene
 
     def onSceneStartClose(self, caller, event):
-        self._review.close()
+        self._closeReview()
         if self._session.busy:
             self._session.close()
             self._showEnd(_("The scene was closed; the registration was stopped."), "amber")
@@ -224,23 +223,14 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller, event):
+        self._disconnectParameterNode()  # it was read before the nodes that it names
         if self.parent.isEntered:
             self.initializeParameterNode()
-
-    def onSceneStartSave(self, caller, event):
-        from IconRegistrationLib.mrml.review import full_warp
-
-        self._amounts = full_warp(slicer.mrmlScene)  # a file holds what is shown
-
-    def onSceneEndSave(self, caller, event):
-        from IconRegistrationLib.mrml.review import restore_warp
-
-        restore_warp(slicer.mrmlScene, self._amounts)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
         if self._review.shows(node):
-            self._review.close()
+            self._closeReview()
             self.refresh()
 
     # ------------------------------------------------------------------------------------------------- parameter node
@@ -427,10 +417,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._refreshing = True
         try:
-            self._showSegments()
             self._showPreset()
             self._showPreflight()
             self._showResult()
+            self._showSegments()
         finally:
             self._refreshing = False
 
@@ -553,7 +543,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._register(request, outputs)
 
     def _register(self, request, outputs):
-        self._review.close()  # moving data goes back to where it was
+        self._closeReview()  # moving data goes back to where it was
         self._session.register(request, outputs, self._onRegistered)
         self._showRunning()
 
@@ -564,7 +554,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onRegistered(self, outputs):
         self._learnSpeed(outputs)
-        self._review.close()  # of the nodes that have just been updated
+        self._closeReview()  # of the nodes that have just been updated
         # the module may have been left meanwhile: then it is shown when the user comes back
         parameters = self._parameterNode or IconRegistrationParameterNode(self.logic.getParameterNode())
         parameters.result = outputs.forward
@@ -636,9 +626,9 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 request = request_of(p.result)
                 if request is not None:
                     self._review.show(request, outputs_of(p.result), view_of(p))
-                    self._showTrust()
             else:
                 self._review.apply(view_of(p))
+        self._showTrust()
         for name, enabled in self._review.enabled().items():
             getattr(ui, name).enabled = enabled
         for label, bar, comparison in (
@@ -651,8 +641,11 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.curtainComboBox.setVisible(p.comparison is choices.Comparison.CURTAIN)
 
     def _showTrust(self):
+        if self._review.report is self._trusted:
+            return
+        self._trusted = self._review.report
         table = self.ui.trustTable
-        rows = trust_card(self._review.report)
+        rows = trust_card(self._trusted)
         table.setRowCount(len(rows))
         for number, row in enumerate(rows):
             for column, text in enumerate(row.cells):
@@ -664,6 +657,15 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 table.setItem(number, column, item)
         for column in (1, 2, 3):
             table.resizeColumnToContents(column)
+
+    def _closeReview(self):
+        """Data goes back to where it was, which is no reason to look at the result again."""
+        refreshing, self._refreshing = self._refreshing, True
+        try:
+            self._review.close()
+        finally:
+            self._refreshing = refreshing
+        self._checked = None
 
     def onExportCsv(self):
         with self._reporting():

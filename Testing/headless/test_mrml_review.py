@@ -157,18 +157,20 @@ def test_the_warp_amount_moves_what_lies_under_the_node_both_ways(scene):
         review.set_warp_amount(scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "straight"), 0.5)
 
 
-def test_a_scene_saved_at_half_warp_holds_the_whole_displacement(scene, tmp_path):
+def test_a_copy_shows_half_while_the_transform_keeps_all(scene, before, tmp_path):
     forward = a_field_node(scene)
-    review.set_warp_amount(forward, 0.5)
-    amounts = review.full_warp(scene)
+    copy = review.viewing_copy(before, forward)
+    review.set_warp_amount(copy, 0.5)
+    assert transforms.transform_points(copy, np.zeros((1, 3)))[0] == pytest.approx(SHIFT / 2)
+    assert transforms.transform_points(forward, np.zeros((1, 3)))[0] == pytest.approx(SHIFT)
+    images = [node.GetTransformFromParent().GetDisplacementGrid() for node in (forward, copy)]
+    assert images[0] is images[1]
     path = save_scene(scene, tmp_path / "scene.mrb")
-    review.restore_warp(scene, amounts)
-    assert review.warp_amount(forward) == 0.5
+    before.restore()
     scene.RemoveNode(forward)
     load_scene(scene, path)
     (loaded,) = nodes_of_class(scene, "vtkMRMLGridTransformNode")
     assert transforms.transform_points(loaded, np.zeros((1, 3)))[0] == pytest.approx(SHIFT, abs=1e-4)
-    assert review.full_warp(scene) == {}
 
 
 def test_volume_and_segments_follow_the_warp_amount_in_the_views(scene, before, views):

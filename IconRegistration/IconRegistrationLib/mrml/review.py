@@ -137,7 +137,7 @@ def _display(node):
 def set_warp_amount(transform, amount: float) -> None:
     """Show that part of a grid transform's displacement, 0 (none) to 1 (all): what lies under it follows at once.
 
-    It scales both directions of the node, and what a file of it or `field_from_node` would hold: see `full_warp`.
+    It scales both directions of the node, and what a file of it or `field_from_node` would hold: see `viewing_copy`.
     Raises InputError if the node holds no displacement grid.
     """
     if not 0 <= amount <= 1:
@@ -150,24 +150,28 @@ def warp_amount(transform) -> float:
     return _grid_transform(transform).GetDisplacementScale()
 
 
-def full_warp(scene) -> dict[str, float]:
-    """Show all of the displacement of our transforms in a scene; gives what `restore_warp` needs to undo it.
+def viewing_copy(before: Before, transform):
+    """A grid transform node with the displacements of `transform`, of which a part can be shown.
 
-    Between the two a scene is saved and a field read: a file holds the displacement times the amount that is shown.
+    The samples are shared, not copied. `transform` itself keeps all of the displacement: a file of it, of which no event
+    tells beforehand, holds what is shown. The copy is not saved.
     """
-    amounts = {}
-    for node in nodes_of_class(scene, "vtkMRMLGridTransformNode"):
-        if node.GetAttribute(LINEAR_ATTRIBUTE) and warp_amount(node) != 1:
-            amounts[node.GetID()] = warp_amount(node)
-            set_warp_amount(node, 1)
-    return amounts
+    node = before.add("vtkMRMLGridTransformNode", f"{transform.GetName()}, as shown")
+    node.SetAndObserveTransformFromParent(_with_all_displacement(transform))
+    node.SetAttribute(LINEAR_ATTRIBUTE, "1")
+    return node
 
 
-def restore_warp(scene, amounts: dict[str, float]) -> None:
-    """Undo `full_warp`."""
-    for identity, amount in amounts.items():
-        if scene.GetNodeByID(identity) is not None:
-            set_warp_amount(scene.GetNodeByID(identity), amount)
+def _with_all_displacement(transform):
+    """The vtkOrientedGridTransform of a node, sharing the samples, whatever amount of it is shown."""
+    shown = _grid_transform(transform)
+    whole = slicer.vtkOrientedGridTransform()
+    whole.SetGridDirectionMatrix(shown.GetGridDirectionMatrix())
+    whole.SetDisplacementGridData(shown.GetDisplacementGrid())
+    whole.SetInterpolationMode(shown.GetInterpolationMode())
+    if shown.GetInverseFlag():
+        whole.Inverse()
+    return whole
 
 
 def _grid_transform(node):
@@ -614,7 +618,7 @@ def trust_overlay(before: Before, distrust=None, jacobian=None, limits=DISTRUST_
     """A label map volume that says where not to trust a registration: its names are what the data probe shows.
 
     distrust: volume node, inverse-consistency error in mm; labels are "1 - 2 mm" and so on by `limits` (mm, rising,
-    five at most), nothing below the first. NaN (no counterpart in the moving image) is grey.
+    five at most), nothing below the first. NaN or negative (no counterpart in the moving image) is grey.
     jacobian: volume node, determinants; 0 or less is "folded", over everything else.
     A slice view's background and foreground hold the two images, and its label layer takes label maps alone: hence
     labels. A coarse map is interpolated before it is cut into steps.
@@ -628,7 +632,7 @@ def trust_overlay(before: Before, distrust=None, jacobian=None, limits=DISTRUST_
     if errors is not None:
         for limit in limits:
             labels += errors.array >= limit
-        labels[np.isnan(errors.array)] = unknown
+        labels[~(errors.array >= 0)] = unknown
     if determinants is not None:
         if not determinants.grid.is_close(grid):
             raise InputError(
@@ -680,13 +684,7 @@ def corresponding_point(forward, point) -> np.ndarray:
     The whole map's answer, whatever amount of it is shown. The world is where the moving scan lies under its own linear
     parents, if it has any: that place was registered.
     """
-    shown = _grid_transform(forward)
-    whole = slicer.vtkOrientedGridTransform()  # shares the samples
-    whole.SetGridDirectionMatrix(shown.GetGridDirectionMatrix())
-    whole.SetDisplacementGridData(shown.GetDisplacementGrid())
-    whole.SetInterpolationMode(shown.GetInterpolationMode())
-    if shown.GetInverseFlag():
-        whole.Inverse()
+    whole = _with_all_displacement(forward)
     return np.array(whole.TransformPoint([float(x) for x in point]))
 
 

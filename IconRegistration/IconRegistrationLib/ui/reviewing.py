@@ -198,6 +198,7 @@ class Review:
         self._view: View | None = None
         self._before = review.Before(scene)
         self._cut: review.CutVolume | None = None
+        self._copies = {}  # "forward", "backward" -> what data is looked at under
         self._live_labels = None
         self._overlays = {}  # kind -> label map
         self._marker = None
@@ -235,6 +236,10 @@ class Review:
         self.close()
         self._before = review.Before(self._scene)
         self._request, self._outputs = request, outputs
+        transforms = {"forward": outputs.forward, "backward": outputs.backward}
+        self._copies = {
+            which: review.viewing_copy(self._before, node) for which, node in transforms.items() if node is not None
+        }
         self.apply(view)
         for name in slicer.app.layoutManager().sliceViewNames():
             slicer.app.layoutManager().sliceWidget(name).sliceLogic().FitSliceToBackground()
@@ -245,13 +250,10 @@ class Review:
             return
         self._timer.stop()
         self._unlink_cursor()
-        for transform in (self._outputs.forward, self._outputs.backward):
-            if transform is not None and transform.GetScene() is self._scene:
-                review.set_warp_amount(transform, 1.0)
         self._before.restore()
         self._request, self._outputs, self._view = None, Outputs(), None
         self._cut = self._live_labels = None
-        self._overlays = {}
+        self._copies, self._overlays = {}, {}
 
     def apply(self, wanted: View) -> None:
         """Change in the scene what differs from what is shown."""
@@ -264,7 +266,7 @@ class Review:
             return old is None or any(getattr(old, name) != getattr(view, name) for name in names)
 
         if changed("amount"):
-            for transform in filter(None, (self._outputs.forward, self._outputs.backward)):
+            for transform in self._copies.values():
                 review.set_warp_amount(transform, view.amount)
         if changed("linked_cursor"):
             self._link_cursor() if view.linked_cursor else self._unlink_cursor()
@@ -288,10 +290,8 @@ class Review:
         if self._request is None or not self._view.labels:
             raise InputError("No segment is ticked; tick those that should be warped.")
         source = self._request.moving_segmentation
-        with self.aside(), self._all_of_it():
-            session.warp_segments(
-                source, list(self._view.labels), self._outputs.forward, self._request.fixed, None, done
-            )
+        with self.aside():
+            session.warp_segments(source, list(self._view.labels), self._outputs.forward, self._request.fixed, done)
 
     @contextmanager
     def aside(self):
@@ -305,21 +305,12 @@ class Review:
             for node in carried:
                 review.put_under(self._before, node, self._transform)
 
-    @contextmanager
-    def _all_of_it(self):
-        """The whole deformation, whatever part of it is shown."""
-        amounts = review.full_warp(self._scene)
-        try:
-            yield
-        finally:
-            review.restore_warp(self._scene, amounts)
-
     # --------------------------------------------------------------------------------------------------- one part each
 
     @property
     def _transform(self):
         """The one under which data is carried now."""
-        return self._outputs.backward if self._view.swap else self._outputs.forward
+        return self._copies["backward" if self._view.swap else "forward"]
 
     def _sides(self) -> tuple[list, list]:
         """Nodes of the image that stays and of the one that is carried, volumes first."""
@@ -369,9 +360,8 @@ class Review:
 
     def _show_deformation(self) -> None:
         view = self._view
-        for transform in filter(None, (self._outputs.forward, self._outputs.backward)):
-            if transform.GetDisplayNode() is not None:
-                self._before.restore(transform.GetDisplayNode())
+        for transform in self._copies.values():
+            self._before.restore(transform.GetDisplayNode())
         if view.deformation != "none":
             review.show_deformation(
                 self._before,
@@ -419,7 +409,7 @@ class Review:
                 self._before,
                 self._request.moving_segmentation,
                 identifiers,
-                self._outputs.forward,
+                self._copies["forward"],
                 self._live_labels,
             )
         elif self._live_labels is not None:
@@ -479,7 +469,7 @@ def _slice_logic(name: str):
 def _upper_views() -> list[str]:
     """The standard slice views; all there are in a layout without them."""
     names = list(slicer.app.layoutManager().sliceViewNames())
-    return [name for name in names if name in ("Red", "Yellow", "Green")] or names
+    return [name for name in names if name in ("Red", "Green", "Yellow")] or names
 
 
 def _lower_views() -> list[str]:
