@@ -252,5 +252,5 @@ def _state(node) -> tuple:
 
 
 def ids(scene) -> list[str]:
-    """Identifiers of all nodes, in their order."""
-    return [node.GetID() for node in nodes_of_class(scene, "vtkMRMLNode")]
+    """Identifiers of the nodes that a file of the scene would hold: not those that come and go as a result is shown."""
+    return [node.GetID() for node in nodes_of_class(scene, "vtkMRMLNode") if node.GetSaveWithScene()]
