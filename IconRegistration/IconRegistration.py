@@ -658,14 +658,19 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for column in (1, 2, 3):
             table.resizeColumnToContents(column)
 
-    def _closeReview(self):
-        """Data goes back to where it was, which is no reason to look at the result again."""
+    @contextmanager
+    def _unwatched(self):
+        """The review moves data, which is no reason to look at anything again."""
         refreshing, self._refreshing = self._refreshing, True
         try:
-            self._review.close()
+            yield
         finally:
             self._refreshing = refreshing
-        self._checked = None
+            self._checked = None
+
+    def _closeReview(self):
+        with self._unwatched():
+            self._review.close()
 
     def onExportCsv(self):
         with self._reporting():
@@ -692,7 +697,8 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onHarden(self):
         with self._reporting():
             self._notes = []
-            self._review.harden(self._session, self._onHardened)
+            with self._unwatched():
+                self._review.harden(self._session, self._onHardened)
             self._showRunning()
 
     def _onHardened(self, node):

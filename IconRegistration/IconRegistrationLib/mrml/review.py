@@ -108,6 +108,8 @@ class Before:
                 take_out(self, node)
             self.added.remove(node.GetID())
             for display in _displays(node):
+                if display.IsA("vtkMRMLTransformDisplayNode") and display.GetColorNode():
+                    self.scene.RemoveNode(display.GetColorNode())  # made by the display for itself
                 self.scene.RemoveNode(display)
             self.scene.RemoveNode(node)
 
@@ -153,8 +155,8 @@ def warp_amount(transform) -> float:
 def viewing_copy(before: Before, transform):
     """A grid transform node with the displacements of `transform`, of which a part can be shown.
 
-    The samples are shared, not copied. `transform` itself keeps all of the displacement: a file of it, of which no event
-    tells beforehand, holds what is shown. The copy is not saved.
+    The samples are shared, not copied. `transform` itself keeps all of the displacement, for a file would hold what is
+    shown, and no event tells of every file that is written. The copy is not saved.
     """
     node = before.add("vtkMRMLGridTransformNode", f"{transform.GetName()}, as shown")
     node.SetAndObserveTransformFromParent(_with_all_displacement(transform))
