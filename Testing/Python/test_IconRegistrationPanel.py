@@ -1,5 +1,7 @@
 """Runs inside Slicer (ctest), with its main window: the panel as users meet it, its worker, and the Review section."""
 
+import os
+import tempfile
 import time
 import unittest
 
@@ -42,6 +44,10 @@ def wait_until(condition, what):
             raise AssertionError(f"{what} did not happen within {PATIENCE} s")
         slicer.app.processEvents()
         time.sleep(0.01)
+
+
+def distance(one, other):
+    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5
 
 
 def composite(view="Red"):
@@ -166,18 +172,19 @@ class RunTest(unittest.TestCase):
         self.assertEqual(composite().GetBackgroundVolumeID(), self.nodes["fixedVolume"].GetID())
         foreground = slicer.mrmlScene.GetNodeByID(composite().GetForegroundVolumeID())
         self.assertIn("registered", foreground.GetName())
-        self.review(forward)
+        self.review_of(forward)
 
-    def review(self, forward):
+    def review_of(self, forward):
         """Every part of Review, on the views that are there."""
         ui, moving = self.ui, self.nodes["movingVolume"]
-        stored = forward.GetTransformFromParent()
+        whole = forward.GetTransformFromParent()
 
         ui.shownComboBox.setCurrentText("Live, under the transform")
-        self.assertEqual(moving.GetParentTransformNode(), forward)
+        shown = moving.GetParentTransformNode()
         self.assertEqual(composite().GetForegroundVolumeID(), moving.GetID())
         ui.warpAmountSlider.value = 25
-        self.assertAlmostEqual(stored.GetDisplacementScale(), 0.25)
+        self.assertAlmostEqual(shown.GetTransformFromParent().GetDisplacementScale(), 0.25)
+        self.assertAlmostEqual(whole.GetDisplacementScale(), 1.0)  # what is saved
         ui.warpAmountSlider.value = 100
         ui.blendSlider.value = 80
         self.assertAlmostEqual(composite().GetForegroundOpacity(), 0.8)
@@ -193,7 +200,7 @@ class RunTest(unittest.TestCase):
         self.assertAlmostEqual(composite().GetForegroundOpacity(), 0.8)
 
         ui.deformationComboBox.setCurrentText("Grid")
-        display = forward.GetDisplayNode()
+        display = moving.GetParentTransformNode().GetDisplayNode()
         self.assertTrue(display.GetVisibility2D())
         self.assertEqual(display.GetVisualizationMode(), display.VIS_MODE_GRID)
         ui.deformationComboBox.setCurrentText("Hidden")
@@ -217,6 +224,25 @@ class RunTest(unittest.TestCase):
         slicer.app.processEvents()
         self.assertIsNone(moving.GetParentTransformNode())
         self.assertFalse(ui.warpAmountSlider.enabled)
+
+    def test_a_scene_holds_all_of_a_deformation_that_is_shown_in_part(self):
+        forward = self.register()
+        name, point = forward.GetName(), [20.0, -10.0, 30.0]
+        whole = forward.GetTransformFromParent().TransformPoint(point)
+        self.ui.shownComboBox.setCurrentText("Live, under the transform")
+        self.ui.warpAmountSlider.value = 25
+        shown = self.nodes["movingVolume"].GetParentTransformNode().GetTransformFromParent().TransformPoint(point)
+        self.assertGreater(distance(whole, shown), 1)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "result.mrb")
+            self.assertTrue(slicer.util.saveScene(path))
+            slicer.mrmlScene.Clear(False)
+            slicer.util.loadScene(path)
+        loaded = slicer.util.getNode(name)
+        self.assertLess(distance(whole, loaded.GetTransformFromParent().TransformPoint(point)), 1e-3)
+        self.ui.resultSelector.setCurrentNode(loaded)
+        self.assertGreater(self.ui.trustTable.rowCount, 10)
+        self.assertEqual(composite().GetBackgroundVolumeID(), parameters().fixedVolume.GetID())
 
     def test_cancel_leaves_the_scene_as_it_was(self):
         parameters().steps = 2000
