@@ -117,20 +117,11 @@ class FakeWorker:
         self.callbacks.result(answer)
 
     def computed(self):
-        """core.results.Results of the request: centred, then two steps of a coarse field."""
+        """core.results.Results of the request, but only centred, and without ITK's surface distances: it is quick."""
         from IconRegistrationLib.core.pipeline import compute
 
-        coarse = replace(
-            self.settings,
-            model="none",
-            refine="field",
-            align="mass",
-            spacing=12.0,
-            steps=2,
-            device="cpu",
-            precision="auto",
-        )
-        return compute(self.inputs, coarse, **self.request["options"])
+        plain = {"model": "none", "refine": "off", "align": "mass", "device": "cpu", "precision": "auto"}
+        return compute(self.inputs, replace(self.settings, **plain), **{**self.request["options"], "compare": False})
 
 
 class Panel:

@@ -84,7 +84,7 @@ def test_a_run_as_it_is_seen(panel):
     assert panel.parameters.result.GetName() == "Phantom exhale to Phantom inhale"
     assert not ui.reviewSection.collapsed
     assert ui.runAgainButton.enabled
-    assert trust_rows(panel) > 10
+    assert trust_rows(panel) > 5
     assert {ui.trustTable.item(row, 3).text() for row in range(trust_rows(panel))} & {"good", "look closely"}
 
 
@@ -405,7 +405,7 @@ def test_everything_but_the_volumes_is_deleted_during_the_run(panel, focus):
     assert panel.status == "Done."
     assert {"forward", "backward", "warped_volume", "warped_segmentation"} <= set(made_by(panel))
     assert request_of(panel.parameters.result).moving_segmentation is None
-    assert trust_rows(panel) > 10
+    assert trust_rows(panel) > 5
 
 
 def test_the_result_to_be_updated_is_deleted_during_the_run(panel):
@@ -468,7 +468,7 @@ def test_the_module_is_left_during_the_run(panel, where):
     assert is_ready(panel)
     assert panel.status == "Done."
     assert request_of(panel.parameters.result).moving is nodes["movingVolume"]
-    assert trust_rows(panel) > 10
+    assert trust_rows(panel) > 5
     assert panel.ui.runAgainButton.enabled
 
 
@@ -632,7 +632,7 @@ def test_reload(panel, library, state):
     assert panel.ui.stepsSpinBox.value == 9
     assert is_ready(panel)
     assert (panel.parameters.result is not None) == (state == "done")
-    assert (trust_rows(panel) > 10) == (state == "done")
+    assert (trust_rows(panel) > 5) == (state == "done")
 
 
 def save(scene, path):
@@ -769,7 +769,7 @@ def real_panel(scene, monkeypatch, tmp_path):
 def test_the_real_worker(real_panel):
     """One process: a run as in this process, a cancelled run, a killed one, and another process for the next."""
     panel = real_panel
-    nodes = panel.choose_phantom()
+    nodes = panel.choose_phantom(*VOLUMES, "movingSegmentation")  # no second one: comparing would only take time
     panel.ui.spacingSpinBox.value = 12
     panel.ui.stepsSpinBox.value = 3
     pick(panel.ui.alignmentComboBox, "Centre of mass")
