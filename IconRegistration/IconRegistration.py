@@ -162,6 +162,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._checker = Checker()
         self._checked = None  # what the preflight was asked, and what it said
         self._trusted = None  # the report that the trust card shows
+        self._unusable = None  # the result of which was said, once, why it cannot be shown
         self._refreshing = False
 
     # ----------------------------------------------------------------------------------------------- Slicer calls these
@@ -213,10 +214,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         self._closeReview()
+        self._disconnectParameterNode()
         if self._session.busy:
             self._session.close()
             self._showEnd(_("The scene was closed; the registration was stopped."), "amber")
-        self._disconnectParameterNode()
 
     def onSceneEndClose(self, caller, event):
         if self.parent.isEntered:
@@ -251,7 +252,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
         self._watch([])
         self._checker.forget()
-        self._checked = None
+        self._checked = self._unusable = None
         self._parameterNode = None
 
     # ------------------------------------------------------------------------------------------------------- controls
@@ -596,7 +597,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refresh()
 
     def _showEnd(self, sentence, level, details=""):
-        self.ui.progressBar.setVisible(False)
+        self.ui.progressBar.setVisible(self._session.busy)  # the end may be of something else
         self._showStatus(sentence, level)
         self.ui.statusLabel.toolTip = details
         self.refresh()
@@ -622,15 +623,20 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with self._reporting():
             if p.result is None or (self._session.busy and self._review.forward is not p.result):
                 self._review.close()
-            elif self._review.forward is not p.result:
+            elif self._review.forward is p.result:
+                self._review.apply(view_of(p))
+            elif self._unusable is not p.result:
+                self._review.close()
+                self._unusable = p.result
                 request = request_of(p.result)
+                self._unusable = None
                 if request is not None:
                     self._review.show(request, outputs_of(p.result), view_of(p))
-            else:
-                self._review.apply(view_of(p))
         self._showTrust()
         for name, enabled in self._review.enabled().items():
             getattr(ui, name).enabled = enabled
+        for button in (ui.runAgainButton, ui.hardenButton):
+            button.enabled = button.enabled and not self._session.busy
         for label, bar, comparison in (
             (ui.comparisonLabel, ui.blendSlider, choices.Comparison.BLEND),
             (ui.cellsLabel, ui.cellsSlider, choices.Comparison.CHECKERBOARD),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from panel import CPU, Panel, ids, state_of
+from panel import CPU, Panel, ids, phantom, state_of, tick
 from slicerharness import pick, process_until, settle
 
 from IconRegistrationLib.core import catalog
@@ -160,6 +160,42 @@ def test_what_is_changed_meanwhile_counts_for_the_next_run(panel):
     assert panel.worker.inputs.fixed.name == "renamed"
 
 
+def test_a_volume_can_be_registered_to_itself(panel):
+    nodes = panel.add_phantom()
+    panel.choose(fixedVolume=nodes["fixedVolume"], movingVolume=nodes["fixedVolume"])
+    panel.apply()
+    panel.worker.finish()
+    assert panel.status == "Done."
+
+
+def test_what_else_goes_wrong_during_the_run_does_not_hide_it(panel, monkeypatch):
+    panel.choose_phantom(*VOLUMES)
+    panel.apply()
+    monkeypatch.setattr(qt.QInputDialog, "getText", lambda *_: "uniGradICON")
+    panel.ui.savePresetButton.click()
+    assert "is built in" in panel.status
+    assert panel.ui.progressBar.isVisibleTo(panel.page)
+    assert panel.ui.applyButton.text == "Cancel"
+    panel.worker.finish()
+    assert is_ready(panel)
+
+
+def test_segments_are_hardened_one_job_at_a_time(panel):
+    panel.register()
+    tick(panel.ui.labelsList, phantom().moving_segmentation.segments[0].name)
+    panel.ui.hardenButton.click()
+    assert panel.busy, panel.status
+    assert panel.worker.request["request"] == "warp_segmentation"
+    assert panel.ui.applyButton.text == "Cancel"
+    assert not panel.ui.hardenButton.enabled
+    assert not panel.ui.runAgainButton.enabled
+    panel.worker.finish()
+    assert is_ready(panel)
+    assert "The segments are in" in panel.status
+    assert panel.ui.hardenButton.enabled
+    assert panel.ui.runAgainButton.enabled
+
+
 # ------------------------------------------------------------------------------------------------ it does not go well
 
 ENDS = {
@@ -218,6 +254,22 @@ def test_a_failure_leaves_the_earlier_result_under_review(panel):
     assert {i: s[2:] for i, s in state_of(made.values()).items()} == {i: s[2:] for i, s in states.items()}
     assert trust_rows(panel) == rows
     assert panel.ui.runAgainButton.enabled
+
+
+def test_a_result_that_cannot_be_shown_hides_no_other_message(panel):
+    nodes = panel.register()
+    panel.scene.RemoveNode(nodes["movingVolume"])
+    settle()
+    assert "moving volume" in panel.status
+    assert trust_rows(panel) == 0
+    panel.choose(movingVolume=nodes["fixedVolume"])
+    panel.apply()
+    panel.worker.fail("worker", ENDS["worker"])
+    assert panel.status == ENDS["worker"]
+    panel.apply()
+    panel.worker.finish()
+    assert panel.status == "Done."
+    assert trust_rows(panel) > 5
 
 
 def test_a_result_that_cannot_be_read(panel, popups):
@@ -437,6 +489,18 @@ def test_the_scene_is_closed_during_the_run(panel):
     assert not panel.ui.progressBar.isVisibleTo(panel.page)
     panel.register()
     assert panel.worker is not worker
+
+
+def test_the_scene_is_closed_while_a_result_is_improved(panel, monkeypatch):
+    panel.register()
+    panel.apply()
+    shown = []
+    monkeypatch.setattr(panel.widget._review, "show", lambda *_: shown.append(1))
+    panel.scene.Clear(False)
+    settle()
+    assert not shown, "of a scene that is being closed"
+    assert "scene was closed" in panel.status
+    assert trust_rows(panel) == 0
 
 
 def test_the_scene_is_closed_while_nothing_runs(panel):
