@@ -50,6 +50,11 @@ def distance(one, other):
     return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5
 
 
+def shown_transform(node):
+    """From fixed to moving points, of the transform under which a node lies."""
+    return node.GetParentTransformNode().GetTransformFromParent()
+
+
 def composite(view="Red"):
     return slicer.app.layoutManager().sliceWidget(view).mrmlSliceCompositeNode()
 
@@ -159,7 +164,7 @@ class RunTest(unittest.TestCase):
         self.assertIn("Done", self.ui.statusLabel.text)
         return parameters().result
 
-    def test_apply_registers_again_in_place_and_review_shows_it(self):
+    def test_a_registration_is_updated_reviewed_saved_and_loaded(self):
         first = self.register()
         count = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")
         forward = self.register()  # by the worker that is warm now
@@ -172,20 +177,19 @@ class RunTest(unittest.TestCase):
         self.assertEqual(composite().GetBackgroundVolumeID(), self.nodes["fixedVolume"].GetID())
         foreground = slicer.mrmlScene.GetNodeByID(composite().GetForegroundVolumeID())
         self.assertIn("registered", foreground.GetName())
-        self.review_of(forward)
+        self.images()
+        self.deformation_and_trust()
+        self.linked_cursor()
+        self.saved_and_loaded(forward)
 
-    def review_of(self, forward):
-        """Every part of Review, on the views that are there."""
+    def images(self):
         ui, moving = self.ui, self.nodes["movingVolume"]
-        whole = forward.GetTransformFromParent()
-
         ui.shownComboBox.setCurrentText("Live, under the transform")
-        shown = moving.GetParentTransformNode()
         self.assertEqual(composite().GetForegroundVolumeID(), moving.GetID())
         ui.warpAmountSlider.value = 25
-        self.assertAlmostEqual(shown.GetTransformFromParent().GetDisplacementScale(), 0.25)
-        self.assertAlmostEqual(whole.GetDisplacementScale(), 1.0)  # what is saved
+        self.assertAlmostEqual(shown_transform(moving).GetDisplacementScale(), 0.25)
         ui.warpAmountSlider.value = 100
+        self.assertAlmostEqual(shown_transform(moving).GetDisplacementScale(), 1)
         ui.blendSlider.value = 80
         self.assertAlmostEqual(composite().GetForegroundOpacity(), 0.8)
         ui.swapCheckBox.checked = True
@@ -193,19 +197,19 @@ class RunTest(unittest.TestCase):
         self.assertIsNotNone(self.nodes["fixedVolume"].GetParentTransformNode())
         self.assertEqual(composite().GetBackgroundVolumeID(), moving.GetID())
         ui.swapCheckBox.checked = False
-
         for comparison in ("Checkerboard", "Curtain", "Flicker", "Blend"):
             ui.compareComboBox.setCurrentText(comparison)
             slicer.app.processEvents()
         self.assertAlmostEqual(composite().GetForegroundOpacity(), 0.8)
 
+    def deformation_and_trust(self):
+        ui = self.ui
         ui.deformationComboBox.setCurrentText("Grid")
-        display = moving.GetParentTransformNode().GetDisplayNode()
+        display = self.nodes["movingVolume"].GetParentTransformNode().GetDisplayNode()
         self.assertTrue(display.GetVisibility2D())
         self.assertEqual(display.GetVisualizationMode(), display.VIS_MODE_GRID)
         ui.deformationComboBox.setCurrentText("Hidden")
         self.assertFalse(display.GetVisibility2D())
-
         ui.outlinesCheckBox.checked = True
         self.assertTrue(self.nodes["fixedSegmentation"].GetDisplayNode().GetVisibility2DOutline())
         ui.overlayComboBox.setCurrentText("Local distrust [mm]")
@@ -213,26 +217,21 @@ class RunTest(unittest.TestCase):
         ui.overlayComboBox.setCurrentText("None")
         self.assertIsNone(composite().GetLabelVolumeID())
 
+    def linked_cursor(self):
         layout = slicer.app.layoutManager().layout
-        ui.linkedCursorCheckBox.checked = True
+        self.ui.linkedCursorCheckBox.checked = True
         self.assertNotEqual(slicer.app.layoutManager().layout, layout)
-        self.assertIsNone(moving.GetParentTransformNode())
-        ui.linkedCursorCheckBox.checked = False
+        self.assertIsNone(self.nodes["movingVolume"].GetParentTransformNode())
+        self.ui.linkedCursorCheckBox.checked = False
         self.assertEqual(slicer.app.layoutManager().layout, layout)
 
-        slicer.mrmlScene.RemoveNode(forward)
-        slicer.app.processEvents()
-        self.assertIsNone(moving.GetParentTransformNode())
-        self.assertFalse(ui.warpAmountSlider.enabled)
-
-    def test_a_scene_holds_all_of_a_deformation_that_is_shown_in_part(self):
-        forward = self.register()
+    def saved_and_loaded(self, forward):
+        """A scene holds all of a deformation that is shown in part."""
         name, point = forward.GetName(), [20.0, -10.0, 30.0]
         whole = forward.GetTransformFromParent().TransformPoint(point)
-        self.ui.shownComboBox.setCurrentText("Live, under the transform")
         self.ui.warpAmountSlider.value = 25
-        shown = self.nodes["movingVolume"].GetParentTransformNode().GetTransformFromParent().TransformPoint(point)
-        self.assertGreater(distance(whole, shown), 1)
+        part = shown_transform(self.nodes["movingVolume"]).TransformPoint(point)
+        self.assertGreater(distance(whole, part), 1)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "result.mrb")
             self.assertTrue(slicer.util.saveScene(path))
@@ -244,7 +243,14 @@ class RunTest(unittest.TestCase):
         self.assertGreater(self.ui.trustTable.rowCount, 10)
         self.assertEqual(composite().GetBackgroundVolumeID(), parameters().fixedVolume.GetID())
 
-    def test_cancel_leaves_the_scene_as_it_was(self):
+        moving = parameters().movingVolume
+        self.assertAlmostEqual(shown_transform(moving).GetDisplacementScale(), 0.25)  # the panel is as it was saved
+        slicer.mrmlScene.RemoveNode(loaded)
+        slicer.app.processEvents()
+        self.assertIsNone(moving.GetParentTransformNode())
+        self.assertFalse(self.ui.warpAmountSlider.enabled)
+
+    def test_a_run_that_is_ended_leaves_the_scene_as_it_was(self):
         parameters().steps = 2000
         count = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")
         self.start()
@@ -255,8 +261,6 @@ class RunTest(unittest.TestCase):
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTransformableNode"), count)
 
-    def test_a_scene_that_is_closed_meanwhile_ends_the_run(self):
-        parameters().steps = 2000
         self.start()
         slicer.mrmlScene.Clear(False)
         self.assertIn("scene was closed", self.ui.statusLabel.text)
