@@ -1,6 +1,7 @@
 """Runs inside Slicer (ctest), with its main window: the panel as users meet it, its worker, and the Review section."""
 
 import os
+import sys
 import tempfile
 import time
 import unittest
@@ -119,12 +120,13 @@ class PanelTest(unittest.TestCase):
         self.assertEqual(self.ui.fixedVolumeSelector.currentNode(), nodes["fixedVolume"])
         self.assertTrue(self.ui.applyButton.enabled, self.ui.applyButton.toolTip)
 
-    def test_a_reload_keeps_what_is_chosen(self):
-        nodes = add_phantom()
+    def test_a_reload_reads_the_library_anew_and_keeps_what_is_chosen(self):
+        nodes, library = add_phantom(), sys.modules["IconRegistrationLib.ui.choices"]
         choose(self.ui, nodes)
         self.widget.onReload()
         reloaded = slicer.util.getModuleWidget("IconRegistration")
         self.assertIsNot(reloaded, self.widget)
+        self.assertIsNot(sys.modules["IconRegistrationLib.ui.choices"], library)
         self.assertEqual(reloaded.ui.movingVolumeSelector.currentNode(), nodes["movingVolume"])
         self.assertTrue(reloaded.ui.applyButton.enabled, reloaded.ui.applyButton.toolTip)
 
