@@ -268,11 +268,13 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.pythonLineEdit.text = settings.value(PYTHON_KEY) or ""
         ui.workingFolderLineEdit.currentPath = settings.value(FOLDER_KEY) or ""
         ui.progressBar.setVisible(False)
+        ui.statusLabel.setVisible(False)
         ui.trustTable.setColumnCount(4)
         ui.trustTable.setHorizontalHeaderLabels([_("Measure"), _("Before"), _("After"), _("Verdict")])
         ui.trustTable.setMinimumHeight(240)
-        ui.trustTable.verticalHeader().setVisible(False)
-        ui.trustTable.verticalHeader().setDefaultSectionSize(ui.trustTable.verticalHeader().minimumSectionSize)
+        rows = ui.trustTable.verticalHeader()
+        rows.setVisible(False)
+        rows.defaultSectionSize = rows.minimumSectionSize
         ui.trustTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         self._fillPresets()
 
@@ -460,7 +462,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.presetComboBox.currentIndex = ui.presetComboBox.findData(p.preset)
         ui.presetComboBox.toolTip = preset.tooltip if preset else ""
         ui.deletePresetButton.enabled = preset is not None and preset not in presets.builtin_presets()
-        ui.weightsPathLineEdit.enabled = p.preset == presets.CUSTOM_WEIGHTS
+        isCustom = p.preset == presets.CUSTOM_WEIGHTS
+        ui.weightsPathLineEdit.enabled = isCustom
+        if isCustom and ui.weightsPathLineEdit.currentPath != p.model:  # of a loaded scene, or an earlier run
+            ui.weightsPathLineEdit.currentPath = p.model
         ui.methodSection.text = _("Model and effort") + (_(" (preset modified)") if self._isModified(preset) else "")
 
     def _isModified(self, preset):
@@ -502,21 +507,24 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._session.cancel()
             return
         with self._reporting():
-            self._notes = []
-            request = self._request()
-            outputs = self._outputsToUpdate(request)
-            self._predicted = self._preflight().seconds
-            if not self.ui.pythonLineEdit.text.strip():
-                self._installPackages()
-            download = dependencies.needed_download(request.settings.model, request.settings.weights_dir)
-            if download is None:
-                self._register(request, outputs)
-            elif slicer.util.confirmYesNoDisplay(download.question):
-                then = partial(self._onDownloaded, request, outputs)
-                self._session.download(request.settings.model, request.settings.weights_dir, then)
-                self._showRunning()
-            else:
-                raise InputError(_("The weights were not downloaded; choose the offline preset, or Apply again."))
+            self._apply()
+
+    def _apply(self):
+        self._notes = []
+        request = self._request()
+        outputs = self._outputsToUpdate(request)
+        self._predicted = self._preflight().seconds
+        if not self.ui.pythonLineEdit.text.strip():
+            self._installPackages()
+        download = dependencies.needed_download(request.settings.model, request.settings.weights_dir)
+        if download is None:
+            self._register(request, outputs)
+        elif slicer.util.confirmYesNoDisplay(download.question):
+            then = partial(self._onDownloaded, request, outputs)
+            self._session.download(request.settings.model, request.settings.weights_dir, then)
+            self._showRunning()
+        else:
+            raise InputError(_("The weights were not downloaded; choose the offline preset, or Apply again."))
 
     def _installPackages(self):
         def say(sentence):
@@ -550,8 +558,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onRunAgain(self):
         with self._reporting():
-            choices.show_request(self._parameterNode, request_of(self._parameterNode.result))
-            self.onApply()
+            request = request_of(self._parameterNode.result)
+            choices.show_request(self._parameterNode, request)
+            self._parameterNode.preset = presets.preset_of(self._presets(), request.settings).name
+            self._apply()
 
     def _onRegistered(self, outputs):
         self._learnSpeed(outputs)
@@ -604,6 +614,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showStatus(self, sentence, level=None):
         self.ui.statusLabel.text = sentence
+        self.ui.statusLabel.setVisible(bool(sentence))
         self.ui.statusLabel.styleSheet = _levelStyle(level)
 
     @contextmanager

@@ -1,6 +1,6 @@
 """What is chosen in the panel is what the worker is asked for; what cannot be registered is said at once."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -530,6 +530,10 @@ def test_custom_weights(panel, tmp_path):
     pick(ui.presetComboBox, "Custom weights")
     panel.apply()
     assert panel.worker.settings == Settings(model=str(file)), "the file is remembered"
+    panel.worker.fail("cancelled", "Cancelled; nothing was changed.")
+    ui.weightsPathLineEdit.currentPath = str(tmp_path / "nowhere.trch")
+    settle()
+    assert "nowhere.trch" in reason(panel)
 
 
 def test_own_presets_are_saved_used_and_deleted(panel, monkeypatch, popups):
@@ -645,13 +649,17 @@ def test_all_of_it_is_kept_with_the_scene(panel, monkeypatch, tmp_path):
     names = names_of(phantom().fixed_segmentation)
     tick(panel.ui.fixedSegmentsList, names[0], on=False)
     panel.ui.guideCheckBox.click()
+    (tmp_path / "mine.trch").touch()
+    pick(panel.ui.presetComboBox, "Custom weights")
+    panel.ui.weightsPathLineEdit.currentPath = str(tmp_path / "mine.trch")
     panel.ui.stepsSpinBox.value = 4
     request = panel.widget._request()
     panel.close()
     again = Panel(monkeypatch, tmp_path)
     try:
         assert again.widget._request() == request
-        assert asdict(request.settings) == asdict(Settings(steps=4))
+        assert request.settings == Settings(steps=4, model=str(tmp_path / "mine.trch"))
+        assert again.ui.weightsPathLineEdit.currentPath == str(tmp_path / "mine.trch")
         assert ticked(again.ui.fixedSegmentsList)[names[0]] is False
     finally:
         again.close()

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -640,6 +641,28 @@ def test_run_again_with_these_settings(panel, popups):
     assert panel.ui.movingVolumeSelector.currentNode() is nodes["movingVolume"]
     assert panel.ui.guideCheckBox.checked
     assert not popups.shown
+
+
+def test_run_again_shows_the_preset_of_the_result(panel, tmp_path):
+    panel.choose_phantom(*VOLUMES)
+    file = tmp_path / "mine.trch"
+    file.touch()
+    pick(panel.ui.presetComboBox, "Custom weights")
+    panel.ui.weightsPathLineEdit.currentPath = str(file)
+    panel.apply()
+    results = panel.worker.computed()
+    registration = replace(results.registration, provenance={**results.registration.provenance})
+    registration.provenance["settings"] = panel.worker.request["settings"]
+    panel.worker.computed = lambda: replace(results, registration=registration)
+    panel.worker.finish()
+    panel.ui.weightsPathLineEdit.currentPath = str(tmp_path / "other.trch")
+    pick(panel.ui.presetComboBox, "Offline, no download")
+    panel.ui.runAgainButton.click()
+    assert panel.busy, panel.status
+    assert panel.worker.settings == Settings(model=str(file))
+    assert panel.ui.presetComboBox.currentText == "Custom weights"
+    assert panel.ui.weightsPathLineEdit.currentPath == str(file)
+    assert panel.ui.methodSection.text == "Model and effort"
 
 
 def test_run_again_without_the_volumes(panel, popups):

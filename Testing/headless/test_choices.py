@@ -146,6 +146,25 @@ def test_custom_weights_take_the_chosen_file():
         choices.settings_of(panel)
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (Settings(), "none"),
+        (Settings(device="cpu", weights_dir="/weights"), "none"),
+        (Settings(model="unigradicon"), "unigradicon"),
+        (Settings(model="unigradicon", refine="field"), "unigradicon+refinement"),
+        (Settings(model="unigradicon", refine="network"), "unigradicon"),
+        (Settings(model="/data/mine.trch"), presets.CUSTOM_WEIGHTS),
+        (Settings(model="/data/mine.trch", steps=3), presets.CUSTOM_WEIGHTS),
+        (Settings(steps=3), "mine"),
+        (Settings(steps=4), "none"),
+    ],
+)
+def test_the_preset_of_an_earlier_run(settings, name):
+    own = presets.Preset("mine", "mine", "", {"model": "none", "steps": 3})
+    assert presets.preset_of([*presets.builtin_presets(), own], settings).name == name
+
+
 # ------------------------------------------------------------------------------------------------ segments
 
 

@@ -55,6 +55,14 @@ def settings_differ(preset: Preset, settings: Settings) -> bool:
     return preset.apply(settings) != settings
 
 
+def preset_of(presets: list[Preset], settings: Settings) -> Preset:
+    """The preset that gives `settings`; if none does, the one that they modify: the first of their model."""
+    same = [preset for preset in presets if not settings_differ(preset, settings)]
+    of_the_model = [preset for preset in presets if preset.settings["model"] == settings.model]
+    own_weights = [preset for preset in presets if preset.name == CUSTOM_WEIGHTS]
+    return (same + of_the_model + own_weights)[0]
+
+
 def builtin_presets() -> list[Preset]:
     """What is offered first: one per model card, and the user's own weights."""
     presets = []
