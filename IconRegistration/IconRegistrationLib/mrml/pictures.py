@@ -295,8 +295,6 @@ def _slice_window(stack, logic, managers, size):
     overlay.GetActiveCamera().ParallelProjectionOn()
     window.SetNumberOfLayers(2)
     window.AddRenderer(overlay)
-    _managers(stack, slicer.vtkMRMLSliceViewDisplayableManagerFactory, managers, renderer, logic.GetSliceNode())
-
     mapper = vtk.vtkImageMapper()
     mapper.SetColorWindow(255)
     mapper.SetColorLevel(127.5)
@@ -304,7 +302,8 @@ def _slice_window(stack, logic, managers, size):
     picture = vtk.vtkActor2D()
     picture.SetMapper(mapper)
     picture.GetProperty().SetDisplayLocationToBackground()
-    renderer.AddViewProp(picture)
+    renderer.AddViewProp(picture)  # first: what comes later is drawn over it
+    _managers(stack, slicer.vtkMRMLSliceViewDisplayableManagerFactory, managers, renderer, logic.GetSliceNode())
     return window
 
 

@@ -577,6 +577,7 @@ def live_segments(before: Before, source, identifiers: list[str], transform, nod
     """
     if node is None:
         node = before.add("vtkMRMLSegmentationNode", f"{source.GetName()}, warped live")
+        node.GetDisplayNode().SetOpacity2DFill(0.25)  # the images are to be seen through them
         node.GetSegmentation().SetSourceRepresentationName(source.GetSegmentation().GetSourceRepresentationName())
         parent = _own_parent(source)
         node.SetAndObserveTransformNodeID(parent.GetID() if parent else None)
