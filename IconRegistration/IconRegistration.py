@@ -203,8 +203,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self):
-        self._closeReview()  # moving data under a transform would surprise other modules
-        self._disconnectParameterNode()
+        self._disconnectParameterNode()  # what is looked at stays, for instance to set landmarks on it
 
     def onReload(self):
         purgeLibrary()
@@ -230,6 +229,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
+        if self._parameterNode is not None and node is self._parameterNode.parameterNode:
+            self._disconnectParameterNode()
+            if not caller.IsClosing():
+                self.initializeParameterNode()
         if self._review.shows(node):
             self._closeReview()
             self.refresh()
@@ -595,10 +598,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._notes.append(sentence)
         self._showStatus(sentence, "amber")
 
-    def on_failed(self, sentence, details):
+    def on_failed(self, sentence, details, cancelled):
         if details:
             logging.error(details)
-        self._showEnd(sentence, "red", details)
+        self._showEnd(sentence, "amber" if cancelled else "red", details)
 
     def _showRunning(self):
         self.ui.progressBar.value = 0

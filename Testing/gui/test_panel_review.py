@@ -686,22 +686,25 @@ def look_at_the_rest(reviewed):
 
 
 @pytest.mark.parametrize("look", [look_at_everything, look_at_the_rest])
-def test_leaving_and_coming_back(reviewed, look):
+def test_leaving_keeps_what_is_looked_at_and_choosing_no_result_takes_it_away(reviewed, look):
     panel = reviewed.panel
     crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     watching = observers(crosshair)
     look(reviewed)
     assert differences(reviewed.before, looks(panel.scene)) != []
     shown, watched = layers(composite()), observers(crosshair)
-    panel.page.exit()
+    panel.page.exit()  # another module: what is looked at stays
     settle()
-    assert_as_before(reviewed)
-    assert observers(crosshair) == watching
-    assert not panel.widget._review._timer.isActive()
+    assert layers(composite()) == shown
     panel.page.enter()
     settle()
     assert layers(composite()) == shown
     assert observers(crosshair) == watched
+    panel.parameters.result = None
+    settle()
+    assert_as_before(reviewed)
+    assert observers(crosshair) == watching
+    assert not panel.widget._review._timer.isActive()
 
 
 def test_a_second_run_starts_from_where_the_data_was_and_is_shown_as_the_first(reviewed):

@@ -933,3 +933,11 @@ def test_the_real_worker_of_a_python_without_torch(real_panel, tmp_path):
     assert "No module named 'torch'" in panel.status
     assert dependencies.instruction(str(wrapper)) in panel.status
     assert "Traceback" in panel.ui.statusLabel.toolTip
+
+
+def test_another_parameter_node_is_made_where_a_script_removes_the_panels(panel):
+    nodes = panel.choose_phantom(*VOLUMES)
+    panel.scene.RemoveNode(panel.parameters.parameterNode)
+    assert panel.ui.fixedVolumeSelector.currentNode() is None
+    panel.choose(fixedVolume=nodes["fixedVolume"])
+    assert panel.parameters.fixedVolume is nodes["fixedVolume"]

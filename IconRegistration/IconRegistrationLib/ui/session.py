@@ -32,7 +32,7 @@ class Listener(Protocol):
     def on_ready(self, info: dict) -> None: ...
     def on_progress(self, stage: str, fraction: float, seconds_left: float | None) -> None: ...
     def on_note(self, sentence: str) -> None: ...
-    def on_failed(self, sentence: str, details: str) -> None: ...
+    def on_failed(self, sentence: str, details: str, cancelled: bool) -> None: ...
 
 
 @dataclass
@@ -72,6 +72,7 @@ class Session:
 
         Raises InputError, before anything starts, for what cannot be registered.
         """
+        request = self._present(request)
         check_outputs(outputs, request)
         inputs = inputs_from_nodes(request)
         check_pair(
@@ -184,7 +185,7 @@ class Session:
         except Exception as error:
             self._end_task()
             sentence = str(error) if isinstance(error, InputError) else f"The result could not be used: {error}."
-            self._listener.on_failed(sentence, traceback.format_exc())
+            self._listener.on_failed(sentence, traceback.format_exc(), False)
             return
         self._end_task()
         task.done(value)
@@ -194,7 +195,7 @@ class Session:
             self._end_task()
             if kind == "dependency" and self._worker_python:
                 sentence = f"{sentence} {instruction(self._worker_python)}"
-            self._listener.on_failed(sentence, details)
+            self._listener.on_failed(sentence, details, kind == "cancelled")
 
     def _end_task(self) -> None:
         task, self._task = self._task, None
@@ -210,7 +211,7 @@ class Session:
         """The request without the nodes that were deleted meanwhile. Raises InputError if a volume was."""
         for side in ("fixed", "moving"):
             if self._if_present(getattr(request, side)) is None:
-                raise InputError(f"The {side} volume was deleted while it was registered; the result was dropped.")
+                raise InputError(f"The {side} volume was deleted meanwhile; nothing was changed.")
         gone = {name: None for name, node in request.nodes.items() if self._if_present(node) is None}
         return replace(request, **gone)
 
