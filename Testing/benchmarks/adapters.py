@@ -122,7 +122,7 @@ def elastix(fixed: Image, moving: Image, run: Run) -> DisplacementField:
 
         for name in ("ElastixRegistrationMethod", "TransformixFilter", "ParameterObject"):
             getattr(itk, name)  # itk loads at first use
-    images = [_itk_image(image) for image in (fixed, moving)]
+    images = [itk_image(image) for image in (fixed, moving)]
     parameters = itk.ParameterObject.New()
     for kind in ("rigid", "affine", "bspline"):
         stage = itk.ParameterObject.GetDefaultParameterMap(kind)
@@ -137,7 +137,7 @@ def elastix(fixed: Image, moving: Image, run: Run) -> DisplacementField:
     return DisplacementField(itk.array_from_image(itk.transformix_deformation_field(images[1], found)), fixed.grid)
 
 
-def _itk_image(image: Image):
+def itk_image(image: Image):
     import itk
 
     result = itk.image_from_array(np.ascontiguousarray(image.array, np.float32))
@@ -186,12 +186,13 @@ def greedy(fixed: Image, moving: Image, run: Run) -> DisplacementField:
         import SimpleITK
         from picsl_greedy import Greedy3D
     tool = Greedy3D()
-    metric = "NMI" if run.two_contrasts else "WNCC 2x2x2"
-    common = f"-threads {run.threads} -V 0 -i fixed moving -m {metric} -n 100x50x10"
+    local = "-m WNCC 2x2x2"
+    common = f"-threads {run.threads} -V 0 -i fixed moving -n 100x50x10"
     images = {"fixed": _sitk_image(fixed), "moving": _sitk_image(moving)}
     with run.clock():
-        tool.execute(f"{common} -a -ia-image-centers -o affine", **images, affine=None)
-        tool.execute(f"{common} -it affine -sv -o warp", warp=None)
+        linear = "-m NMI" if run.two_contrasts else local
+        tool.execute(f"{common} {linear} -a -ia-image-centers -o affine", **images, affine=None)
+        tool.execute(f"{common} {local} -it affine -sv -o warp", warp=None)
     tool.execute("-rf fixed -rc all -r warp affine", all=None)
     return DisplacementField(SimpleITK.GetArrayFromImage(tool["all"]), fixed.grid)
 
@@ -308,10 +309,15 @@ TOOLS = {
         "itk-elastix",
     ),
     "ants": Tool("ANTs SyN", "type_of_transform SyN and its defaults (Mattes MI)", ants("SyN"), "antspyx"),
-    "ants-cc": Tool("ANTs SyN, CC", "type_of_transform SyNCC (local correlation)", ants("SyNCC"), "antspyx"),
+    "ants-script": Tool(
+        "ANTs SyN, script",
+        "type_of_transform antsRegistrationSyN[s], the script that is recommended for accuracy (CC, radius 4)",
+        ants("antsRegistrationSyN[s]"),
+        "antspyx",
+    ),
     "greedy": Tool(
         "greedy",
-        "its quick start: affine centre on centre, then -sv, both WNCC 2x2x2 (NMI for two contrasts) at 100x50x10",
+        "its quick start: affine centre on centre (NMI for two contrasts), then -sv, WNCC 2x2x2, 100x50x10",
         greedy,
         "picsl-greedy",
     ),

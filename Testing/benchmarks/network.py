@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from separate import PeakMemory, alternately
 
 from IconRegistrationLib.core.network import identity_points
 
@@ -26,10 +25,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "headless"))
 from test_network import published_maps, published_network, smooth_pair, voxels_apart
 
 VARIANTS = {"ours": "GradICON.maps", "library": "icon_registration, network only"}
-
-
-def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure(variant: str, folder: Path, size: int) -> dict:
@@ -58,12 +53,12 @@ def measure(variant: str, folder: Path, size: int) -> dict:
             return icon_registration.itk_wrapper.register_pair(network, *images)
 
     del weights
-    base, wall, cpu = peak_gib(), time.perf_counter(), time.process_time()
+    memory, wall, cpu = PeakMemory(), time.perf_counter(), time.process_time()
     maps = run(moving, fixed)
     result = {
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
-        "peak": peak_gib() - base,
+        "peak": memory.above_base(),
     }
     if variant in VARIANTS:
         torch.save([phi.detach() for phi in maps], folder / f"{variant}.pt")
@@ -85,16 +80,10 @@ def main() -> None:
         return
 
     variants = {**VARIANTS, **({"register_pair": "register_pair"} if arguments.register_pair else {})}
-    best: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as name:
         torch.save(published_network((65, 65, 65), voxels=0.5).regis_net.state_dict(), Path(name) / "weights.trch")
-        for _ in range(arguments.rounds):
-            for variant in variants:
-                command = [sys.executable, __file__, "--measure", variant, name]
-                command += ["--size", str(arguments.size), "--threads", str(arguments.threads)]
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                result = json.loads(output.strip().splitlines()[-1])
-                best[variant] = {key: min(value, best.get(variant, result)[key]) for key, value in result.items()}
+        options = ("--size", arguments.size, "--threads", arguments.threads)
+        best = alternately(__file__, variants, arguments.rounds, name, *options)
         ours, theirs = (torch.load(Path(name) / f"{variant}.pt") for variant in VARIANTS)
     print(f"{arguments.size}^3, {arguments.threads} threads, torch {torch.__version__}")
     print("| both directions | wall s | CPU s | peak GiB above base |\n|-|-|-|-|")

@@ -78,6 +78,8 @@ def register_pair(pair: str, name: str, folder: Path, options: argparse.Namespac
     inputs, _ = inputs_of(pair, options)
     run = Run(options.threads, pair in TWO_CONTRASTS)
     field = TOOLS[name].register(inputs.fixed, inputs.moving, run)
+    if not np.isfinite(field.displacement).all():
+        raise RuntimeError("the map it found is not finite")
     np.save(folder / "field.npy", field.displacement)
     clocks = ("loading", "seconds", "cpu_seconds", "peak")
     return {name: round(getattr(run, name), 3) for name in clocks}
