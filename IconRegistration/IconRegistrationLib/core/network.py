@@ -42,10 +42,13 @@ def identity_points(shape: Sequence[int], device=None) -> torch.Tensor:
 
 
 def sample_at(field: torch.Tensor, points: torch.Tensor, outside: str = "border") -> torch.Tensor:
-    """`field` [1, C, d, h, w], trilinear, at `points` [1, 3, D, H, W] in [0, 1]: [1, C, D, H, W].
+    """`field` [N, C, d, h, w], trilinear, at `points` [N, 3, D, H, W] in [0, 1]: [N, C, D, H, W].
 
     outside: "border" repeats the outermost sample, "zeros" fades to 0 within one sample.
     """
+    if len(field) > 1:  # in training; the batch itself is what a CPU runs in parallel
+        grid = (2 * points.flip(1) - 1).movedim(1, -1)
+        return F.grid_sample(field, grid, mode="bilinear", padding_mode=outside, align_corners=True)
     depth = points.shape[2]
     # On a CPU torch's 3D grid_sample runs in parallel over the batch only: one slab of points per thread.
     slabs = min(torch.get_num_threads(), depth) if points.device.type == "cpu" else 1
@@ -110,7 +113,8 @@ class UNet(nn.Module):
             y = norm(y + F.interpolate(x[:, : y.shape[1]], scale_factor=2, mode="trilinear"))
             skip = levels.pop()
             x = torch.cat([_crop(y, skip.shape[2:]), skip], 1)
-        return self.lastConv(x) / 10
+        with torch.autocast(x.device.type, enabled=False):  # a map needs more digits than bfloat16 has
+            return self.lastConv(x.float()) / 10
 
 
 def _crop(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -239,15 +243,18 @@ class GradICON(nn.Module):
         """The four U-Nets, coarse to fine."""
         return [self.get_submodule(path) for path in STAGES]
 
-    def forward(self, moving: torch.Tensor, fixed: torch.Tensor, save_memory: bool = False) -> list[torch.Tensor]:
+    def forward(
+        self, moving: torch.Tensor, fixed: torch.Tensor, save_memory: bool = False, stages: int = len(STAGES)
+    ) -> list[torch.Tensor]:
         """Displacements d_0 .. d_3 for `compose`, differentiable in the weights and the images.
 
+        moving, fixed: [N, 1, D, H, W].  stages: only the first so many U-Nets, as a training begins.
         save_memory: recompute each U-Net's activations in the backward pass instead of keeping them: about a third
         more time, a third of the memory.
         """
         displacements = []
         moving_levels, fixed_levels = _pyramid(moving), _pyramid(fixed)
-        for unet, level in zip(self.unets, _HALVINGS, strict=True):
+        for unet, level in list(zip(self.unets, _HALVINGS, strict=True))[:stages]:
             pair = torch.cat([_warp(moving_levels[level], displacements), fixed_levels[level]], 1)
             displacements.append(checkpoint(unet, pair, use_reentrant=False) if save_memory else unet(pair))
         return displacements

@@ -1,0 +1,132 @@
+"""The training: its pairs are what a network will see, its checkpoints resume exactly, its export loads."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "Training"))
+
+import generator
+import train
+
+from IconRegistrationLib.core.catalog import ModelCard, read_network
+from IconRegistrationLib.core.errors import InputError
+from IconRegistrationLib.core.network import STAGES, compose, identity_points
+
+SHAPE = (65, 65, 65)  # the smallest lattice that the four U-Nets accept
+
+
+@pytest.mark.parametrize("anatomy", generator.ANATOMIES)
+def test_a_pair_is_normalised_and_both_sides_show_the_same_structures(monkeypatch, anatomy):
+    monkeypatch.setattr(generator, "ANATOMIES", {anatomy: 1.0})
+    sample = generator.make_pair((24, 28, 32), seed=3)
+    assert sample.images.shape == sample.labels.shape == (2, 1, 24, 28, 32)
+    assert sample.images.isfinite().all()
+    assert 0 <= sample.images.min() < sample.images.max() <= 1
+    moving, fixed = (set(side.unique().tolist()) for side in sample.labels)
+    assert len(moving & fixed) >= 0.5 * len(moving | fixed) > 1
+    assert (sample.labels[0] != sample.labels[1]).any()  # and one is deformed
+
+
+def test_a_seed_is_a_pair_and_another_seed_another():
+    first, again, other = (generator.make_pair((24, 24, 24), seed) for seed in (7, 7, 8))
+    torch.testing.assert_close(first.images, again.images, rtol=0, atol=0)
+    assert torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.labels, other.labels)
+
+
+def test_the_deformations_are_diffeomorphisms():
+    for seed in range(4):
+        displacement = generator._diffeomorphism((32, 32, 32), 1.0, generator.Draw(seed, "cpu"))
+        assert displacement.abs().max() > 0.02
+        phi = identity_points((32, 32, 32)) + displacement / 2  # [-1, 1] -> [0, 1]
+        assert train.folded_share(phi) == 0
+
+
+def test_loss_vanishes_for_equal_sides_and_the_identity_and_rewards_the_true_shift():
+    labels = torch.zeros(1, 1, 32, 32, 32)
+    labels[..., 8:20, 8:20, 8:20] = 1
+    draw = torch.Generator().manual_seed(0)
+    still = [torch.zeros(2, 3, 32, 32, 32)]
+    dice, consistency = train.losses(still, labels.repeat(2, 1, 1, 1, 1), draw)
+    assert dice.item() == pytest.approx(0, abs=1e-5)
+    assert consistency.item() == pytest.approx(0, abs=1e-3)
+    sides = torch.cat([labels, labels.roll(4, 2)])  # moving, fixed
+    shift = torch.zeros(2, 3, 32, 32, 32)
+    shift[0, 0], shift[1, 0] = -4 / 31, 4 / 31  # phi_AB leads from fixed to moving
+    right, consistency = train.losses([shift], sides, draw)
+    assert right.item() == pytest.approx(0, abs=1e-4)
+    assert consistency.item() == pytest.approx(0, abs=1e-3)
+    assert train.losses([-shift], sides, draw)[0] > train.losses(still, sides, draw)[0] > 1
+
+
+def test_one_hot_keeps_structures_of_both_sides_only():
+    labels = torch.zeros(2, 1, 8, 8, 8, dtype=torch.int64)
+    labels[:, :, :4], labels[0, :, 6:], labels[:, :, 5, 0, 0] = 1, 2, 3  # 2 on one side, 3 too small
+    classes = train.one_hot(labels, torch.Generator().manual_seed(0))
+    assert classes.shape == (2, train.CLASSES, 8, 8, 8)
+    assert sorted(classes[0].sum((1, 2, 3)).tolist())[-2:] == [127, 256]
+    assert torch.equal(classes.amax((0, 2, 3, 4)).sort().values[-3:], torch.tensor([0.0, 1.0, 1.0]))
+
+
+def test_folded_share_and_dice_against_closed_forms():
+    phi = identity_points((5, 5, 5)).clone()
+    assert train.folded_share(phi) == 0
+    phi[0, 0] = 1 - phi[0, 0]
+    assert train.folded_share(phi) == 1
+    a = torch.tensor([0, 1, 1, 2]).view(1, 1, 1, 1, 4)
+    b = torch.tensor([0, 1, 2, 2]).view(1, 1, 1, 1, 4)
+    assert train.mean_dice(a, b) == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
+def test_the_rate_rises_holds_falls_and_ends():
+    plan = train.Plan(learning_rate=1.0, warmup=10, hold=100, starts=(20, 30))
+    assert [plan.rate(s) for s in (0, 9, 99, 399)] == pytest.approx([0.1, 1, 1, 0.5])
+    assert [plan.stages(s) for s in (0, 20, 30)] == [2, 3, len(STAGES)]
+    ending = replace(plan, finish=(50, 10))
+    assert [ending.rate(s) for s in (49, 55, 60, 99)] == pytest.approx([1, 0.5, 0, 0])
+
+
+def test_a_resumed_training_is_an_uninterrupted_one_and_its_export_loads(tmp_path):
+    plan = train.Plan(shape=SHAPE, warmup=1)
+    straight = train.Training(plan, torch.device("cpu"))
+    straight.advance()
+    straight.save(tmp_path / "checkpoint.pt")
+    resumed = train.Training.load(tmp_path / "checkpoint.pt", torch.device("cpu"), {})
+    straight.advance()
+    resumed.advance()
+    assert resumed.step == straight.step == 2
+    for name, value in straight.network.state_dict().items():
+        torch.testing.assert_close(resumed.network.state_dict()[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(resumed.average[name], straight.average[name], rtol=0, atol=0)
+
+    results = train.export(resumed, tmp_path, pairs=1)
+    record = json.loads((tmp_path / "builtin.json").read_text())
+    card = ModelCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in record["card"].items()})
+    weights = tmp_path / card.filename
+    assert weights.stat().st_size == card.size <= 6e6
+    network = read_network(weights, card)
+    assert network.shape == SHAPE
+    assert network.unets[0].lastConv.weight.abs().max() > 0
+    assert np.isfinite(list(results.values())).all()
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError):
+        read_network(weights, card)
+
+
+def test_a_batch_of_pairs_gives_the_maps_of_its_pairs():
+    training = train.Training(train.Plan(shape=SHAPE), torch.device("cpu"))
+    network = training.network.eval()
+    for unet in network.unets:  # a new network is the identity
+        torch.nn.init.normal_(unet.lastConv.weight, std=0.02)
+    images = generator.make_pair(SHAPE, 5).images
+    with torch.no_grad():
+        together = compose(network(images, train.swapped(images)))
+        alone = network.maps(*images.split(1))
+    assert (alone[0] - identity_points(SHAPE)).abs().max() > 1e-3
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-5)

@@ -1,0 +1,405 @@
+"""Trains the compact GradICON network on generated pairs.
+
+    python Training/train.py FOLDER --minutes 25 [--device cuda] [--shape 96 96 96] [--batch 4]
+
+Call it again with the same folder to go on: on another machine, for another time, on another shape. Options that are
+not given are those of the last call. `--finish N` lets the learning rate fall to zero over the next N steps.
+FOLDER receives checkpoint.pt (all there is to resume), log.csv, curve.png, builtin.trch and builtin.json (the export).
+
+Loss, for both directions of a pair at once (moving A, fixed B, labels one-hot):
+
+    1 - Dice(labels_A o phi_AB, labels_B) + 1 - Dice(labels_B o phi_BA, labels_A)
+      + lambda * |grad(phi_AB o phi_BA - id)|^2
+
+Dice is soft, from squares (Milletari et al., "V-Net", 3DV 2016); the last term and lambda = 1.5 are those of GradICON
+(Tian et al., CVPR 2023, eq. 4) and uniGradICON (MICCAI 2024). As there, training begins without the last U-Net; here
+also without the third, because the first two cost little.
+
+Everything random is a function of (seed, step), and so is the learning rate: a run that was killed and resumed gives
+what an uninterrupted one gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from generator import make_pair
+
+from IconRegistrationLib.core.catalog import ModelCard, read_network
+from IconRegistrationLib.core.finetune import gradient_inverse_consistency
+from IconRegistrationLib.core.network import STAGES, GradICON, choose_device, compose, identity_points, sample_at
+
+#: 2.73 million parameters in the four U-Nets, 5.5 MB as float16.
+DOWN_CHANNELS = (2, 16, 24, 32, 48, 64)
+UP_CHANNELS = (16, 16, 24, 32, 40)
+#: Structures of a pair that the loss looks at in one step, to bound memory.
+CLASSES = 10
+#: Besides full resolution, Dice of labels averaged over blocks of this many samples: reaches where nothing overlaps.
+COARSE = 4
+#: Pairs of the validation are those of seeds no training step can reach.
+HELD_OUT = 1 << 60
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, and how; part of the checkpoint."""
+
+    shape: tuple[int, int, int] = (96, 96, 96)
+    batch: int = 1  #: pairs per step; each is seen in both directions
+    seed: int = 1
+    learning_rate: float = 5e-4  #: of Adam, after `warmup` steps
+    warmup: int = 100
+    hold: int = 4000  #: steps after which the rate falls with the square root of the step
+    starts: tuple[int, int] = (1500, 3000)  #: steps at which the third and the fourth U-Net join
+    settle: int = 100  #: steps in which a U-Net that joins gathers its batch norms' statistics
+    regularisation: float = 1.5  #: lambda
+    finish: tuple[int, int] | None = None  #: first step of the fall of the rate to zero, and its length
+
+    def stages(self, step: int) -> int:
+        """U-Nets that take part."""
+        return len(STAGES) - len(self.starts) + sum(step >= start for start in self.starts)
+
+    def rate(self, step: int) -> float:
+        rate = self.learning_rate * min(1.0, (step + 1) / self.warmup, math.sqrt(self.hold / (step + 1)))
+        if self.finish is None:
+            return rate
+        first, length = self.finish
+        return rate * min(1.0, max(0.0, 1 - (step - first) / length))
+
+
+class Training:
+    """Network, its moving average, optimiser and step count: what a checkpoint holds."""
+
+    def __init__(self, plan: Plan, device: torch.device):
+        torch.manual_seed(plan.seed)
+        self.plan, self.device, self.step, self.seconds = plan, device, 0, 0.0
+        self.network = GradICON(plan.shape, DOWN_CHANNELS, UP_CHANNELS).to(device)
+        self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=plan.learning_rate)
+
+    def advance(self) -> dict[str, float]:
+        """One step; what it measured."""
+        plan, step = self.plan, self.step
+        for group in self.optimiser.param_groups:
+            group["lr"] = plan.rate(step)
+        # Statistics of a batch of one pair differ much from the average that inference uses (measured: a Dice gained
+        # by training was lost without them), so they only set the scale of a U-Net that has just joined.
+        for unet, start in zip(self.network.unets, (0, 0, *plan.starts), strict=True):
+            unet.train(step < start + plan.settle)
+        samples = [make_pair(plan.shape, _seed(plan, step, n), self.device) for n in range(plan.batch)]
+        images = torch.cat([s.images for s in samples])
+        choice = torch.Generator().manual_seed(_seed(plan, step, 0))
+        labels = torch.cat([one_hot(s.labels, choice) for s in samples])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            displacements = self.network(images, swapped(images), stages=plan.stages(step))
+        dice, consistency = losses(displacements, labels, choice)
+        loss = dice + plan.regularisation * consistency
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if torch.isfinite(norm):  # one bad batch must not end hours of work
+            self.optimiser.step()
+        self._follow()
+        self.step += 1
+        return {"loss": loss.detach(), "dice": dice.detach(), "consistency": consistency.detach()}
+
+    def _follow(self) -> None:
+        """Exponential moving average of the weights and of the batch norms' statistics."""
+        decay = min(0.999, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def save(self, path: Path) -> None:
+        """Replaces the file as a whole: a kill at any moment leaves the old one or the new one."""
+        state = {
+            "plan": asdict(self.plan),
+            "step": self.step,
+            "seconds": self.seconds,
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+        }
+        write_atomically(path, lambda part: torch.save(state, part))
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device, changes: dict) -> Training:
+        """changes: fields of the plan that differ from now on."""
+        state = torch.load(path, map_location=device, weights_only=True)
+        training = cls(replace(Plan(**state["plan"]), **changes), device)
+        training.network.load_state_dict(state["network"])
+        training.average = state["average"]
+        training.optimiser.load_state_dict(state["optimiser"])
+        training.step, training.seconds = state["step"], state["seconds"]
+        return training
+
+
+def _seed(plan: Plan, step: int, n: int) -> int:
+    return ((plan.seed << 40) + step * 64 + n) % HELD_OUT
+
+
+def swapped(sides: torch.Tensor) -> torch.Tensor:
+    """The other side of every pair: [2 N, ...], moving and fixed in turn."""
+    return sides.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def one_hot(labels: torch.Tensor, choice: torch.Generator) -> torch.Tensor:
+    """float32 [2, CLASSES, D, H, W] of structures that both sides show, drawn at random; the rest stays empty."""
+    counts = torch.stack([torch.bincount(side.flatten(), minlength=64) for side in labels])
+    present = (counts > 20).all(0).cpu()  # 0, what lies around, is a structure too
+    order = torch.randperm(len(present), generator=choice)
+    drawn = order[present[order]][:CLASSES].to(labels.device)
+    result = (labels == drawn.view(1, -1, 1, 1, 1)).float()
+    return F.pad(result, (0,) * 7 + (CLASSES - len(drawn),))
+
+
+def losses(
+    displacements: list[torch.Tensor], labels: torch.Tensor, choice: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two Dice losses, summed, and the inverse consistency.
+
+    displacements: of both directions in turn, [2 N, 3, ...].  labels: [2 N, C, D, H, W], moving and fixed in turn.
+    """
+    phi = compose(displacements)
+    shape = phi.shape[2:]
+    if shape != labels.shape[2:]:  # the first U-Nets alone: their map lives on a coarser lattice
+        labels = F.interpolate(labels, size=shape, mode="area")
+    warped = sample_at(labels, phi)
+    target = swapped(labels)
+    fine = dice_loss(warped, target)
+    coarse = dice_loss(F.avg_pool3d(warped, COARSE), F.avg_pool3d(target, COARSE))
+    half = [d[::2] for d in displacements], [d[1::2] for d in displacements]
+    points = identity_points(shape, phi.device)
+    noise = torch.randn(points.shape, generator=choice).to(phi.device)
+    points = (points + 2 * noise / shape[-1])[:, :, ::2, ::2, ::2].expand(len(phi) // 2, -1, -1, -1, -1)
+    return fine + coarse, gradient_inverse_consistency(*half, points)
+
+
+def dice_loss(warped: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - soft Dice of a direction, mean over the structures that there are, summed over the two directions."""
+    shared = (warped * target).sum((2, 3, 4))
+    total = (warped.square() + target.square()).sum((2, 3, 4))
+    there = target.amax((2, 3, 4)) > 0
+    return 2 * ((1 - 2 * shared / total.clamp(min=1e-6)) * there).sum() / there.sum().clamp(min=1)
+
+
+# --------------------------------------------------------------------------------------------------------- validation
+
+
+@torch.no_grad()
+def validate(network: GradICON, pairs: int, device: torch.device) -> dict[str, float]:
+    """Means over held-out pairs and both directions, crisp labels: Dice before and after, share of folded places,
+    mean inverse consistency error in samples."""
+    totals = {"dice_before": 0.0, "dice_after": 0.0, "folding": 0.0, "inverse_error": 0.0}
+    for n in range(pairs):
+        sample = make_pair(network.shape, HELD_OUT + n, device)
+        moving, fixed = sample.images.split(1)
+        maps = network.maps(moving, fixed)
+        identity = identity_points(network.shape, device)
+        for (a, b), phi, back in zip(((0, 1), (1, 0)), maps, reversed(maps), strict=True):
+            source, target = sample.labels[a : a + 1], sample.labels[b : b + 1]
+            grid = (2 * phi.flip(1) - 1).movedim(1, -1)
+            warped = F.grid_sample(source.float(), grid, mode="nearest", padding_mode="border", align_corners=True)
+            totals["dice_before"] += mean_dice(source, target)
+            totals["dice_after"] += mean_dice(warped.long(), target)
+            totals["folding"] += folded_share(phi)
+            error = (sample_at(back, phi) - identity) * (torch.tensor(network.shape, device=device) - 1).view(
+                3, 1, 1, 1
+            )
+            totals["inverse_error"] += error.norm(dim=1).mean().item()
+    return {name: total / (2 * pairs) for name, total in totals.items()}
+
+
+def mean_dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean over the structures of `b`, without what lies around (0)."""
+    n = int(max(a.max(), b.max())) + 1
+    ours, theirs = (torch.bincount(x.flatten(), minlength=n).float() for x in (a, b))
+    both = torch.bincount(b[a == b].flatten(), minlength=n).float()
+    there = theirs > 0
+    there[0] = False
+    return (2 * both / (ours + theirs).clamp(min=1))[there].mean().item()
+
+
+def folded_share(phi: torch.Tensor) -> float:
+    """Share of cells of the lattice whose Jacobian determinant (forward differences) is not positive."""
+    columns = [
+        phi.diff(dim=axis)[0, :, : phi.shape[2] - 1, : phi.shape[3] - 1, : phi.shape[4] - 1] for axis in (2, 3, 4)
+    ]
+    a, b, c = columns
+    determinant = (torch.linalg.cross(a, b, dim=0) * c).sum(0)
+    return (determinant <= 0).float().mean().item()
+
+
+# ------------------------------------------------------------------------------------------------------------- output
+
+
+def write_atomically(path: Path, write) -> None:
+    part = path.with_name(path.name + ".part")
+    write(part)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def export(training: Training, folder: Path, pairs: int) -> dict[str, float]:
+    """builtin.trch (float16) and builtin.json; returns the validation of exactly those weights."""
+    plan = training.plan
+    card = ModelCard(
+        name="builtin",
+        title="Built-in compact network",
+        description="Compact GradICON network trained on generated anatomy: CT, MR, or one with the other.",
+        modalities=("ct", "mri"),
+        preprocessing="CT: -1000..1000 HU, MR: minimum .. 99th percentile, scaled to 0..1; resized to "
+        + " x ".join(map(str, plan.shape)),
+        licence="Apache-2.0; for research, not a medical device",
+        citation="Architecture: Tian et al.: GradICON. CVPR 2023. Data: after Hoffmann et al.: SynthMorph. TMI 2022.",
+        input_shape=plan.shape,
+        down_channels=DOWN_CHANNELS,
+        up_channels=UP_CHANNELS,
+    )
+    path = folder / card.filename
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in training.average.items()}
+    part = path.with_name(path.name + ".part")
+    torch.save({k: v.cpu() for k, v in halves.items()}, part)
+    network = read_network(part, card).to(training.device)
+    results = validate(network, pairs, training.device)
+    os.replace(part, path)
+    card = replace(card, size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    record = {
+        "card": asdict(card),
+        "data": "Generated pairs only (Training/generator.py); no image of a person or animal.",
+        "training": asdict(plan)
+        | {"steps": training.step, "stages": plan.stages(training.step), "hours": round(training.seconds / 3600, 3)},
+        "limits": "Never saw a real image in training. What moves by more than a fifth of the box, and what is smaller "
+        "than two samples of the lattice, is left to the alignment before it and the refinement after it.",
+        "results": {f"held-out generated pairs ({pairs})": {k: round(v, 5) for k, v in results.items()}},
+    }
+    write_atomically(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
+    return results
+
+
+class Log:
+    """log.csv, a row now and then; rows beyond the checkpoint that a run resumes from are dropped."""
+
+    COLUMNS = (
+        "step", "stages", "seconds", "rate", "loss", "dice", "consistency",
+        "dice_before", "dice_after", "folding", "inverse_error",
+    )  # fmt: skip
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        rows = list(csv.DictReader(path.open())) if path.exists() else []
+        self.rows = [row for row in rows if int(row["step"]) <= step]
+
+    def write(self, **row) -> None:
+        self.rows.append({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+    def save(self) -> None:
+        def write(part: Path):
+            with part.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.COLUMNS)
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+        write_atomically(self.path, write)
+
+    def draw(self, path: Path) -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+        for axes, names in ((left, ("loss", "dice", "consistency")), (right, ("dice_before", "dice_after"))):
+            for name in names:
+                points = [(int(row["step"]), float(row[name])) for row in self.rows if row.get(name) not in (None, "")]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+            axes.set_xlabel("step")
+            axes.legend()
+        left.set_ylabel("training loss")
+        right.set_ylabel("Dice of held-out pairs")
+        figure.tight_layout()
+        figure.savefig(path, dpi=80, format="png")
+        plt.close(figure)
+
+
+def train(
+    training: Training, folder: Path, minutes: float, save_every: float, validate_every: float, pairs: int
+) -> None:
+    """Runs for `minutes`, validation and saving included; saves at the intervals (minutes) and at the end."""
+    begin = last_save = last_validation = last_step = time.monotonic()
+    log = Log(folder / "log.csv", training.step)
+    recent: list[dict[str, torch.Tensor]] = []
+    slowest = 0.0
+    done = False
+    while not done:
+        recent.append(training.advance())
+        now = time.monotonic()
+        training.seconds += now - last_step
+        slowest, last_step = max(slowest, now - last_step), now
+        done = now - begin + slowest > 60 * minutes or training.plan.rate(training.step) <= 0
+        validating = done or now - last_validation > 60 * validate_every
+        if not (validating or now - last_save > 60 * save_every):
+            continue
+        row = {name: torch.stack([r[name] for r in recent]).mean().item() for name in recent[0]}
+        recent.clear()
+        plan, step = training.plan, training.step
+        row |= {"step": step, "stages": plan.stages(step), "seconds": training.seconds, "rate": plan.rate(step)}
+        training.save(folder / "checkpoint.pt")
+        if validating:
+            row |= export(training, folder, pairs)
+        log.write(**row)
+        log.save()
+        if validating:
+            log.draw(folder / "curve.png")
+            last_validation = time.monotonic()
+        print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+        last_save = last_step = time.monotonic()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--shape", type=int, nargs=3, help="lattice, 65 or more along each axis")
+    parser.add_argument("--batch", type=int, help="pairs per step, at most 64")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--starts", type=int, nargs=2, help="steps at which the third and the fourth U-Net join")
+    parser.add_argument("--finish", type=int, metavar="N", help="end the training within N steps from here")
+    parser.add_argument("--save-every", type=float, default=5, help="minutes")
+    parser.add_argument("--validate-every", type=float, default=30, help="minutes")
+    parser.add_argument("--pairs", type=int, default=8, help="held-out pairs of a validation")
+    options = parser.parse_args(argv)
+    device = choose_device(options.device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    names = ("shape", "batch", "seed", "learning_rate", "starts")
+    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    changes |= {name: tuple(changes[name]) for name in ("shape", "starts") if name in changes}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    path = options.folder / "checkpoint.pt"
+    training = Training.load(path, device, changes) if path.exists() else Training(Plan(**changes), device)
+    if options.finish:
+        training.plan = replace(training.plan, finish=(training.step, options.finish))
+        training.save(options.folder / "before_finish.pt")
+    print(f"{device}, from step {training.step}: {training.plan}", flush=True)
+    train(training, options.folder, options.minutes, options.save_every, options.validate_every, options.pairs)
+
+
+if __name__ == "__main__":
+    main()
