@@ -92,8 +92,8 @@ class Training:
         plan, step = self.plan, self.step
         for group in self.optimiser.param_groups:
             group["lr"] = plan.rate(step)
-        # Statistics of a batch of one pair differ much from the average that inference uses (measured: a Dice gained
-        # by training was lost without them), so they only set the scale of a U-Net that has just joined.
+        # Statistics of one pair differ much from the average that inference uses (README.md has numbers), so they only
+        # set the scale of a U-Net that has just joined.
         for unet, start in zip(self.network.unets, (0, 0, *plan.starts), strict=True):
             unet.train(step < start + plan.settle)
         samples = [make_pair(plan.shape, _seed(plan, step, n), self.device) for n in range(plan.batch)]
