@@ -244,7 +244,10 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is not None:
             return
         self._parameterNode = IconRegistrationParameterNode(self.logic.getParameterNode())
-        self._guiTag = self._parameterNode.connectGui(self.ui)
+        named = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+        named.pop(None, None)
+        # connectGui would find the same widgets, but does not return the tag that disconnectGui needs (Slicer #7547)
+        self._guiTag = self._parameterNode.connectParametersToGui(named)
         self.addObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
         self.refresh()
 

@@ -199,7 +199,7 @@ def test_a_parameter_node_and_its_widgets_follow_each_other(load, scene):
     form = load()
     form.setMRMLScene(scene)
     ui = slicer.util.childWidgetVariables(form)
-    tag = parameters.connectGui(ui)
+    tag = parameters.connectParametersToGui({"amount": ui.amount, "kind": ui.kind, "volume": ui.volume})
     assert (ui.amount.value, ui.kind.currentText) == (40, "Exact")
     volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
     ui.amount.value = 10
@@ -214,10 +214,14 @@ def test_a_parameter_node_and_its_widgets_follow_each_other(load, scene):
         parameters.amount = 101
     with pytest.raises(TypeError):
         parameters.steps = 1.5
+    unbound = Parameters(node)
+    node.SetParameter("steps", "7")
+    assert (parameters.steps, unbound.steps) == (7, 7)
     parameters.disconnectGui(tag)
     ui.amount.value = 30
     assert parameters.amount == 20
     assert Parameters(node).kind == Kind.FAST, "a second wrapper of the node keeps what is there"
+    assert unbound.connectGui(ui) is None, "as in Slicer, which forgets to return the tag"
 
 
 # ------------------------------------------------------------------------------------------------ application

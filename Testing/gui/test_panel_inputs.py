@@ -13,6 +13,7 @@ from IconRegistrationLib.core import catalog
 from IconRegistrationLib.core.geometry import flip_vectors
 from IconRegistrationLib.core.settings import Settings
 from IconRegistrationLib.mrml.volumes import node_from_image
+from IconRegistrationLib.ui.choices import Alignment
 from IconRegistrationLib.ui.process import python_command
 
 VOLUMES = ("fixedVolume", "movingVolume")
@@ -617,6 +618,16 @@ def test_the_computer_s_settings_are_there_again(panel, monkeypatch, tmp_path):
     panel.page.reload()
     assert panel.ui.pythonLineEdit.text == "/opt/python"
     assert panel.ui.workingFolderLineEdit.currentPath == str(tmp_path)
+
+
+def test_the_controls_let_go_of_the_parameters_while_another_module_is_open(panel):
+    pick(panel.ui.alignmentComboBox, "Centre of mass")
+    panel.ui.stepsSpinBox.value = 7
+    panel.page.exit()
+    panel.ui.stepsSpinBox.value = 9
+    panel.page.enter()
+    assert panel.ui.stepsSpinBox.value == panel.parameters.steps == 7
+    assert panel.parameters.alignment is Alignment.MASS
 
 
 @pytest.mark.parametrize("text", ["/nowhere/at/all", "a 'b"])

@@ -189,11 +189,13 @@ class ParameterNode:
         with slicer.util.NodeModify(parameterNode):
             for parameter in self._parameters.values():
                 parameter.write_default(parameterNode)
+        self._values, self._read_at = {}, None
 
     def connectGui(self, gui):
+        """Returns nothing: Slicer's forgets the tag of `connectParametersToGui` (its issue 7547)."""
         widgets = gui.findChildren(QtWidgets.QWidget) if isinstance(gui, QtWidgets.QWidget) else vars(gui).values()
         named = {widget.property("SlicerParameterName"): widget for widget in widgets}
-        return self.connectParametersToGui({name: widget for name, widget in named.items() if name})
+        self.connectParametersToGui({name: widget for name, widget in named.items() if name})
 
     def connectParametersToGui(self, mapping):
         if unknown := mapping.keys() - self._parameters.keys():
@@ -233,10 +235,18 @@ class ParameterNode:
             self._updating = False
 
     def getValue(self, name):
-        return self._parameters[name].read(self.parameterNode)
+        """From memory, as Slicer's wrapper: what changed without the node's Modified event is not seen."""
+        if self._read_at != self.parameterNode.GetMTime():
+            for each, parameter in self._parameters.items():
+                parameter.write_default(self.parameterNode)
+                self._values[each] = parameter.read(self.parameterNode)
+            self._read_at = self.parameterNode.GetMTime()
+        return self._values[name]
 
     def setValue(self, name, value):
-        self._parameters[name].write(self.parameterNode, value)
+        with slicer.util.NodeModify(self.parameterNode):
+            self._parameters[name].write(self.parameterNode, value)
+            self._values[name] = self._parameters[name].read(self.parameterNode)
 
     def default(self, name):
         return types.SimpleNamespace(value=self._parameters[name].default)
