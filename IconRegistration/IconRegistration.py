@@ -191,6 +191,8 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (scene.NodeRemovedEvent, self.onNodeRemoved),
         ):
             self.addObserver(slicer.mrmlScene, event, method)
+        # before the selectors hear of it
+        self.addObserver(slicer.mrmlScene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved, priority=1.0)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -226,6 +228,14 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._disconnectParameterNode()  # it was read before the nodes that it names
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node):
+        """Choose a node no more that is deleted; its selector would go on to a neighbour, as Qt's combo boxes do."""
+        p = self._parameterNode
+        for name in IconRegistrationParameterNode.__annotations__ if p is not None else ():
+            if getattr(p, name) is node:
+                setattr(p, name, None)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):

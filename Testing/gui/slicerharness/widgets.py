@@ -293,8 +293,9 @@ class qMRMLNodeComboBox(qMRMLWidget):
         self._h_watch(nodes)
         wanted = self._h_id
         if self.mrmlScene() and wanted not in [node.GetID() for node in nodes]:
-            # nothing is selected by itself, but a selector without "None" replaces a node that went away
-            wanted = nodes[-1].GetID() if wanted and nodes and not self.noneEnabled else ""
+            # nothing is selected by itself, but Qt replaces a row that went away by its neighbour
+            rows = [""] * self.noneEnabled + [node.GetID() for node in nodes]
+            wanted = rows[min(max(self._h_combo.currentIndex, 0), len(rows) - 1)] if wanted and rows else ""
         self._h_combo.clear()
         if self.noneEnabled:
             self._h_combo.addItem(self.noneDisplay, "")
