@@ -17,6 +17,7 @@ from ..mrml.registration import Outputs, Request
 
 #: Milliseconds for which flicker shows each image.
 FLICKER_MS = 500
+_STANDARD_VIEWS = ("Red", "Green", "Yellow")
 #: Of landmarks of the image that stays and of the one that is carried.
 STILL_COLOR, CARRIED_COLOR = (1.0, 0.85, 0.1), (0.3, 0.9, 1.0)
 
@@ -422,8 +423,8 @@ class Review:
         manager = slicer.app.layoutManager()
         self._layout = manager.layout
         manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
-        self._lower = [_slice_logic(name) for name in _lower_views()]
-        for logic, upper in zip(self._lower, map(_slice_logic, _upper_views()), strict=True):
+        upper_row, self._lower = (list(map(_slice_logic, names)) for names in _rows())
+        for logic, upper in zip(self._lower, upper_row, strict=True):
             node, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
             self._before.change(composite, "BackgroundVolumeID", self._request.moving.GetID())
             self._before.change(composite, "ForegroundVolumeID", None)
@@ -469,10 +470,12 @@ def _slice_logic(name: str):
 def _upper_views() -> list[str]:
     """The standard slice views; all there are in a layout without them."""
     names = list(slicer.app.layoutManager().sliceViewNames())
-    return [name for name in names if name in ("Red", "Green", "Yellow")] or names
+    return [name for name in names if name in _STANDARD_VIEWS] or names
 
 
-def _lower_views() -> list[str]:
-    """The other slice views of the present layout."""
-    names = [name for name in slicer.app.layoutManager().sliceViewNames() if name not in _upper_views()]
-    return [name for name in names if _slice_logic(name).GetSliceNode().IsMappedInLayout()]
+def _rows() -> tuple[list[str], list[str]]:
+    """The standard slice views of the present layout and the others, in its order: `sliceViewNames` has none."""
+    nodes = slicer.app.layoutManager().layoutLogic().GetViewNodes()
+    shown = [nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())]
+    names = [node.GetLayoutName() for node in shown if node.IsA("vtkMRMLSliceNode")]
+    return [n for n in names if n in _STANDARD_VIEWS], [n for n in names if n not in _STANDARD_VIEWS]

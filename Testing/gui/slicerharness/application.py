@@ -106,7 +106,7 @@ class LayoutManager(QtCore.QObject):
         return self._h_logic
 
     def sliceViewNames(self):
-        return tuple(self._h_slices)
+        return tuple(sorted(self._h_slices, reverse=True))  # Slicer's are in the order of a hash table
 
     def sliceWidget(self, name):
         return self._h_slices.get(name)
