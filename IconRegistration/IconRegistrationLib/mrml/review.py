@@ -147,11 +147,6 @@ def set_warp_amount(transform, amount: float) -> None:
     _grid_transform(transform).SetDisplacementScale(amount)
 
 
-def warp_amount(transform) -> float:
-    """The part of a grid transform's displacement that is shown, 1 for all."""
-    return _grid_transform(transform).GetDisplacementScale()
-
-
 def viewing_copy(before: Before, transform):
     """A grid transform node with the displacements of `transform`, of which a part can be shown.
 
@@ -413,12 +408,6 @@ def curtain(cut: CutVolume, direction: str, fraction: float) -> None:
         voxels[slab] = source[slab] if is_shown else cut.hole
     cut.curtain = (direction, count)
     _show_voxels(cut)
-
-
-def shows_curtain(slice_node, direction: str) -> bool:
-    """Whether a slice view sees the curtain's edge, as a line; a view across the direction is all curtain or none."""
-    normal = array_from_matrix(slice_node.GetSliceToRAS())[:3, 2]
-    return bool(abs(normal[_world_axis(direction)]) < 0.7)
 
 
 def _world_axis(direction: str) -> int:
