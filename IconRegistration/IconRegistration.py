@@ -137,7 +137,7 @@ class IconRegistrationParameterNode:
     linkedCursor: bool = False
     deformation: choices.Deformation = choices.Deformation.NONE
     deformationSpacing: Annotated[float, WithinRange(0, 100)] = 0.0
-    lineWidth: Annotated[int, WithinRange(1, 10)] = 1
+    lineWidth: Annotated[int, WithinRange(0, 10)] = 0
     deformationIn3D: bool = False
     overlay: choices.Overlay = choices.Overlay.NONE
     outlines: bool = False

@@ -164,6 +164,7 @@ def test_what_is_changed_meanwhile_counts_for_the_next_run(panel):
 def test_a_volume_can_be_registered_to_itself(panel):
     nodes = panel.add_phantom()
     panel.choose(fixedVolume=nodes["fixedVolume"], movingVolume=nodes["fixedVolume"])
+    assert "are one volume" in panel.ui.preflightLabel.text
     panel.apply()
     panel.worker.finish()
     assert panel.status == "Done."

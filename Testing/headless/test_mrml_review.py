@@ -425,6 +425,8 @@ def test_the_deformation_is_drawn_in_slices_and_taken_away(scene, before, views,
     assert 0 < drawn() < thin
     if style == "grid":
         assert display.GetGridSpacingMm() == spacing
+        review.show_deformation(before, transform, style, fixed, line_width=1)
+        thin = drawn()
         review.show_deformation(before, transform, style, fixed, line_width=3)
         assert drawn() > 1.8 * thin
     review.show_deformation(before, transform, style, fixed, in_slices=False, in_3d=True)
@@ -433,6 +435,13 @@ def test_the_deformation_is_drawn_in_slices_and_taken_away(scene, before, views,
     before.restore(display)
     assert drawn() == 0
     assert not display.GetVisibility()
+
+
+def test_lines_that_lie_far_apart_are_thicker(scene):
+    volume = volumes.node_from_image(
+        scene, Image(np.zeros((9, 9, 9), np.int16), Grid.from_parts((9, 9, 9), (2, 1, 4))), "v"
+    )
+    assert [review.deformation_line_width(spacing, volume) for spacing in (1, 8, 16, 24, 100)] == [1, 1, 2, 3, 3]
 
 
 def test_spacings_follow_the_image_and_the_displacement(scene):

@@ -464,6 +464,14 @@ def deformation_spacing(style: str, region, transform) -> float:
     return grid_spacing(_longest(transform) * 2.5)  # about ten levels
 
 
+def deformation_line_width(spacing: float, region) -> int:
+    """What `show_deformation` chooses, in pixels of a slice view: an eighth of the spacing in voxels, 1 to 3.
+
+    Lines that lie far apart are seen as lines; between close ones the image is.
+    """
+    return round(min(max(spacing / min(region.GetSpacing()) / 8, 1), 3))
+
+
 def _longest(transform) -> float:
     """The longest displacement of a grid transform's samples (of 100,000 of them) in mm, at least 0.1."""
     vectors = vtk_to_numpy(_grid_transform(transform).GetDisplacementGrid().GetPointData().GetScalars())
@@ -477,22 +485,24 @@ def show_deformation(
     region,
     *,
     spacing: float | None = None,
-    line_width: float = 1,
+    line_width: int | None = None,
     in_slices: bool = True,
     in_3d: bool = False,
 ) -> None:
     """Draw a transform's deformation over a volume as "grid", "glyphs" (arrows) or "contours" (of its length).
 
     region: the volume node.  spacing: of lines, arrows or contour levels in mm, else `deformation_spacing`.
-    line_width: pixels, in slices. Colours go from light blue (no displacement) over yellow to red (the longest).
+    line_width: pixels, in slices, else `deformation_line_width`.
+    Colours go from light blue (no displacement) over yellow to red (the longest).
     `before.restore(transform.GetDisplayNode())` takes it away; the display node keeps distances and colours.
     """
     display = _display(transform)
     for name in ("Visibility", "Visibility2D", "Visibility3D", "VisualizationMode", "SliceIntersectionThickness"):
         before.change(display, name, getattr(display, f"Get{name}")())
-    _style_deformation(display, style, spacing or deformation_spacing(style, region, transform), _longest(transform))
+    spacing = spacing or deformation_spacing(style, region, transform)
+    _style_deformation(display, style, spacing, _longest(transform))
     display.SetAndObserveRegionNode(region)
-    display.SetSliceIntersectionThickness(round(line_width))
+    display.SetSliceIntersectionThickness(line_width or deformation_line_width(spacing, region))
     display.SetVisibility(True)
     display.SetVisibility2D(in_slices)
     display.SetVisibility3D(in_3d)

@@ -47,7 +47,10 @@ class Checker:
         }
         facts = self._facts[keys["fixed"]], self._facts[keys["moving"]]
         options = {"guide": request.guide, "compare": request.compare, "devices": devices, "speed": speed}
-        return preflight(inputs, request.settings, facts, **options)
+        flight = preflight(inputs, request.settings, facts, **options)
+        if request.fixed is request.moving:
+            flight = replace(flight, warnings=("Fixed and moving are one volume; choose two.", *flight.warnings))
+        return flight
 
     def forget(self) -> None:
         """Let go of the nodes' voxels."""

@@ -37,7 +37,7 @@ class View:
     linked_cursor: bool = False
     deformation: str = "none"
     deformation_spacing: float = 0.0
-    line_width: int = 1
+    line_width: int = 0
     deformation_in_3d: bool = False
     overlay: str = "none"
     outlines: bool = False
@@ -370,7 +370,7 @@ class Review:
                 view.deformation,
                 self._sides()[0][0],
                 spacing=view.deformation_spacing or None,
-                line_width=view.line_width,
+                line_width=view.line_width or None,
                 in_3d=view.deformation_in_3d,
             )
 
