@@ -52,3 +52,8 @@ def test_the_console_example_of_the_readme_runs(capsys):
     composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
     assert composite.GetForegroundVolumeID() == outputs.warped_volume.GetID()
     assert "Registration quality" in capsys.readouterr().out
+
+
+def test_the_modules_self_test_passes():
+    """Developer mode's button Reload and Test: a small phantom, registered for real."""
+    sys.modules["IconRegistration"].IconRegistrationTest("test_phantom").runTest()
