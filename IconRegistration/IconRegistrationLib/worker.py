@@ -52,7 +52,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -340,7 +340,7 @@ class _Office:
     def _register(self, request: _Request, progress: _Progress) -> dict:
         from .core.exchange import read_inputs, write_results
 
-        settings, options = _settings(request.values("settings")), _options(request.values("options"))
+        settings, options = Settings.from_plain(request.values("settings")), _options(request.values("options"))
         with _results(request) as folder:
             inputs = read_inputs(request.folder / "inputs")
 
@@ -392,18 +392,6 @@ class _Office:
     def _release(self, request: _Request, progress: _Progress) -> dict:
         self._models.release()
         return {}
-
-
-def _settings(values: dict) -> Settings:
-    """Settings from JSON, which has no tuples. Raises InputError for a field that there is not, and for its value."""
-    known = {f.name for f in fields(Settings)}
-    for name in values:
-        if name not in known:
-            raise InputError(f"There is no setting {name!r}; choose from {', '.join(sorted(known))}.")
-    try:
-        return Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-    except TypeError as error:
-        raise InputError(f"The settings {values} cannot be used ({error}); correct that value.") from None
 
 
 def _options(values: dict) -> dict[str, bool]:

@@ -384,6 +384,8 @@ def test_a_package_that_is_too_old_is_named_with_the_version_it_takes(monkeypatc
         (b'{"id": 1, "request": "register", "settings": {"speed": 9}}\n', 1, "no setting 'speed'; choose from align,"),
         (b'{"id": 1, "request": "register", "settings": {"align": "afine"}}\n', 1, "'afine'; choose one of auto,"),
         (b'{"id": 1, "request": "register", "settings": {"steps": "9"}}\n', 1, "The settings .*'9'.* cannot be used"),
+        (b'{"id": 1, "request": "register", "settings": {"padding": NaN}}\n', 1, "padding is nan, which cannot"),
+        (b'{"id": 1, "request": "register", "settings": {"ct_window": [0]}}\n', 1, r"ct_window is \(0,\), which"),
         (b'{"id": 1, "request": "download", "model": "alexnet"}\n', 1, "No model is called 'alexnet'"),
         (b'{"id": 1, "request": "download", "model": "none"}\n', 1, "has no weights"),
     ],

@@ -238,8 +238,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     from ..core.settings import Settings
 
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    settings = Settings(**given)
+    settings = Settings.from_plain(given)
     choose_device(settings.device)
     find_card(settings.model)
     return settings

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 from .errors import InputError
 
@@ -60,3 +61,33 @@ class Settings:
         if self.refine != "auto":
             return self.refine
         return "field" if self.model == "none" else "off"
+
+    @classmethod
+    def from_plain(cls, values: dict) -> Settings:
+        """The inverse of `dataclasses.asdict`, also after JSON, which has no tuples; what is missing has its default.
+
+        Raises InputError that names the field which there is not, or whose value cannot be.
+        """
+        kinds = {field.name: field.type for field in fields(cls)}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for name, value in values.items():
+            if name not in kinds:
+                raise InputError(f"There is no setting {name!r}; choose from {', '.join(sorted(kinds))}.")
+            if not _fits(kinds[name], value):
+                raise InputError(f"The settings say {name} is {value!r}, which cannot be used; correct it.")
+        return cls(**values)
+
+
+def _fits(kind: str, value) -> bool:
+    """Whether a value is of the annotated kind of a field, "int | None"; Settings itself checks the choices."""
+    if value is None:
+        return "None" in kind
+    if kind.startswith("tuple"):
+        return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
+    if kind.startswith("float"):
+        return _is_number(value)
+    return type(value).__name__ == kind.partition(" ")[0]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

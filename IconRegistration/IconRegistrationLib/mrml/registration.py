@@ -248,9 +248,8 @@ def request_of(node) -> Request | None:
                 f"The {side} volume of {node.GetName()!r} is no longer in the scene; choose the volumes anew."
             )
     try:
-        settings = json.loads(provenance)["settings"]
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-        return Request(**nodes, **json.loads(record), settings=Settings(**settings))
+        settings = Settings.from_plain(json.loads(provenance)["settings"])
+        return Request(**nodes, **json.loads(record), settings=settings)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"The record of {node.GetName()!r} cannot be read ({error}); choose the settings anew."

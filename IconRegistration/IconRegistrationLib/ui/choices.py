@@ -129,7 +129,7 @@ _OTHERS = [f.name for f in fields(Settings) if f.name not in (*_CONTROLS, *_ZERO
 
 def settings_of(panel) -> Settings:
     """The Settings that the panel shows. Raises InputError where the choices exclude each other."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in _others(panel).items()}
+    values = _others(panel)
     for field, (parameter, choice) in _CONTROLS.items():
         value = getattr(panel, parameter)
         values[field] = value.word if choice else value
@@ -137,7 +137,7 @@ def settings_of(panel) -> Settings:
         values[field] = getattr(panel, parameter) or None
     if not values["model"]:
         raise InputError("No weights file is chosen; choose one under Advanced, or another preset.")
-    return Settings(**values)
+    return Settings.from_plain(values)
 
 
 def with_preset(panel, preset, weights: str) -> None:

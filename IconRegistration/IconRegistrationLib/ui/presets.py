@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from dataclasses import dataclass, fields, replace
 
 from ..core.catalog import CARDS, ModelCard
@@ -21,8 +20,8 @@ KEY = "IconRegistration/presets"
 CUSTOM_WEIGHTS = "custom"
 #: What belongs to the computer, not to the method: no preset touches it.
 OF_THE_MACHINE = ("device", "weights_dir")
-#: The other fields of Settings, with their annotations.
-_OF_THE_METHOD = {field.name: field.type for field in fields(Settings) if field.name not in OF_THE_MACHINE}
+#: The other fields of Settings.
+_OF_THE_METHOD = [field.name for field in fields(Settings) if field.name not in OF_THE_MACHINE]
 
 _TITLES = {"none": "Offline, no download", "multigradicon": "multiGradICON: different modalities"}
 #: Networks that are offered a second time, with the field's refinement after them.
@@ -96,7 +95,7 @@ def user_presets(store) -> list[Preset]:
     presets = []
     for name, values in sorted(_stored(store).items()):
         try:
-            settings = _settings_from_json(values)
+            settings = _method_of(values)
         except InputError as error:
             logging.warning("The preset %r is ignored: %s", name, error)
             continue
@@ -147,33 +146,14 @@ def _of_the_method(settings: Settings) -> dict[str, object]:
     return {name: getattr(settings, name) for name in _OF_THE_METHOD}
 
 
-def _settings_from_json(values) -> Settings:
-    """Raises InputError that names the field which is unknown or has a value that cannot be."""
+def _method_of(values) -> Settings:
+    """Settings of what is stored as one preset; raises InputError where that cannot be."""
     if not isinstance(values, dict):
         raise InputError(f"it is {values!r}, not an object of settings; delete it.")
     unknown = sorted(set(values) - set(_OF_THE_METHOD))
     if unknown:
         raise InputError(f"this version does not know {', '.join(unknown)}; update ICON Registration, or delete it.")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, value in values.items():
-        if not _fits(_OF_THE_METHOD[name], value):
-            raise InputError(f"{name} is {value!r}; delete it and save it anew.")
-    return Settings(**values)
-
-
-def _fits(kind: str, value) -> bool:
-    """Whether a value is of the annotated kind of a field, "int | None"; Settings itself checks the choices."""
-    if value is None:
-        return "None" in kind
-    if kind.startswith("tuple"):
-        return isinstance(value, tuple) and len(value) == 2 and all(_is_number(part) for part in value)
-    if kind.startswith("float"):
-        return _is_number(value)
-    return type(value).__name__ == kind.partition(" ")[0]
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return Settings.from_plain(values)
 
 
 def _describe_own(settings: Settings) -> str:
