@@ -64,8 +64,8 @@ from .core.settings import Settings
 PROTOCOL = 1
 #: Exit codes: a library is missing or too old; the parent went away while a request was at work.
 NO_DEPENDENCIES, ABANDONED = 3, 4
-#: The oldest versions that work, those of pyproject.toml.
-_OLDEST = {"Python": (3, 10), "torch": (2, 4), "itk": (5, 4)}
+#: The oldest versions that work. pyproject.toml and Resources/requirements.txt say the same, which a test compares.
+OLDEST = {"Python": "3.10", "torch": "2.4", "itk": "5.4"}
 _OPTIONS = ("guide", "carry", "compare", "moving_resolution")
 _SECONDS_BETWEEN_PROGRESS = 0.1
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0
@@ -451,8 +451,8 @@ def _ready() -> dict:
 
     versions = {"Python": platform.python_version(), "torch": str(torch.__version__), "itk": itk.__version__}
     for name, version in versions.items():
-        if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < _OLDEST[name]:
-            raise ImportError(f"{name} {version} is too old, {'.'.join(map(str, _OLDEST[name]))} or newer is needed")
+        if _major_and_minor(version) < _major_and_minor(OLDEST[name]):
+            raise ImportError(f"{name} {version} is too old, {OLDEST[name]} or newer is needed")
     return {
         "protocol": PROTOCOL,
         "version": __version__,
@@ -461,6 +461,10 @@ def _ready() -> dict:
         "devices": _devices(),
         "pid": os.getpid(),
     }
+
+
+def _major_and_minor(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _dependency_sentence(error: Exception) -> str:

@@ -362,6 +362,21 @@ def test_a_package_that_is_too_old_is_named_with_the_version_it_takes(monkeypatc
     assert "torch 1.13.1+cu117 is too old, 2.4 or newer is needed" in failed["message"]
 
 
+def test_the_oldest_versions_are_everywhere_the_same():
+    root = Path(__file__).parents[2]
+    project, readme, panel, requirements = (
+        (root / path).read_text(encoding="utf-8")
+        for path in ("pyproject.toml", "README.md", "docs/panel.md", "IconRegistration/Resources/requirements.txt")
+    )
+    python, torch, itk = (worker.OLDEST[name] for name in ("Python", "torch", "itk"))
+    for part in (f'requires-python = ">={python}"', f'"torch>={torch}"', f'"itk>={itk}"'):
+        assert part in project
+    for text in (readme, panel):
+        assert f"torch {torch} and itk {itk}" in text
+        assert f"{python} or later" in text
+    assert re.findall(r"^\w.*", requirements, re.MULTILINE) == [f"itk>={itk}"]  # torch is the PyTorch extension's part
+
+
 # ----------------------------------------------------------------------------------------------------- with stand-ins
 
 

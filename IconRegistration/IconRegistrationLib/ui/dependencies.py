@@ -20,9 +20,10 @@ from pathlib import Path
 
 from ..core import catalog
 from ..core.errors import InputError
+from ..worker import OLDEST
 
 #: torch is no line of requirements.txt: the PyTorch extension installs the build that fits the machine.
-TORCH = "torch>=2.4"
+TORCH = f"torch>={OLDEST['torch']}"
 REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
 
 
