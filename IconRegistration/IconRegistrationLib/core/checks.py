@@ -8,6 +8,7 @@ import numpy as np
 
 from .errors import InputError
 from .geometry import Grid, Image, Landmarks, Segmentation
+from .results import Inputs
 
 #: Fewest voxels along an axis from which a deformation can be told.
 FEWEST_VOXELS = 4
@@ -17,6 +18,24 @@ BYTES_PER_VOXEL = 24
 #: Bytes per lattice sample that a refinement takes at its peak: 595 for the squared correlation and 980 for MIND-SSC,
 #: measured as the process' growth at 1.5 million samples.
 BYTES_PER_SAMPLE = 1000
+
+
+def check_inputs(inputs: Inputs, guide: bool, look: Callable[[Image], None] | None = None) -> None:
+    """Raises InputError if this cannot be registered and compared.
+
+    guide: whether the segmentations guide the registration.  look: as in `check_pair`.
+    """
+    check_pair(
+        inputs.fixed,
+        inputs.moving,
+        fixed_mask=inputs.fixed_mask,
+        moving_mask=inputs.moving_mask,
+        fixed_labels=inputs.fixed_segmentation if guide else None,
+        moving_labels=inputs.moving_segmentation if guide else None,
+        look=look,
+    )
+    if inputs.fixed_landmarks is not None and inputs.moving_landmarks is not None:
+        check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
 
 
 def check_pair(

@@ -244,17 +244,7 @@ def _check(inputs: Inputs, settings: Settings, facts, guide: bool, linear: np.nd
         if problems[id(image)]:
             raise InputError(problems[id(image)])
 
-    checks.check_pair(
-        inputs.fixed,
-        inputs.moving,
-        fixed_mask=inputs.fixed_mask,
-        moving_mask=inputs.moving_mask,
-        fixed_labels=inputs.fixed_segmentation if guide else None,
-        moving_labels=inputs.moving_segmentation if guide else None,
-        look=look,
-    )
-    if inputs.fixed_landmarks is not None and inputs.moving_landmarks is not None:
-        checks.check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
+    checks.check_inputs(inputs, guide, look)
     catalog.find_card(settings.model)
     stays = settings.align == "none" or (settings.align == "auto" and inputs.initial is not None)
     if settings.model == "none" and stays:
