@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ..batch.progress import Pace
 from ..core import exchange
-from ..core.checks import check_landmarks, check_pair
+from ..core.checks import check_inputs
 from ..core.errors import InputError
 from ..mrml.registration import Outputs, Request, check_outputs, inputs_from_nodes, nodes_from_results
 from ..mrml.scene import place_beside
@@ -75,16 +75,7 @@ class Session:
         request = self._present(request)
         check_outputs(outputs, request)
         inputs = inputs_from_nodes(request)
-        check_pair(
-            inputs.fixed,
-            inputs.moving,
-            fixed_mask=inputs.fixed_mask,
-            moving_mask=inputs.moving_mask,
-            fixed_labels=inputs.fixed_segmentation if request.guide else None,
-            moving_labels=inputs.moving_segmentation if request.guide else None,
-        )
-        if inputs.fixed_landmarks is not None and inputs.moving_landmarks is not None:
-            check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
+        check_inputs(inputs, request.guide)
 
         def finish(folder: Path) -> Outputs:
             kept = self._present(request)
@@ -109,7 +100,7 @@ class Session:
 
         def finish(folder: Path):
             warped = exchange.read(folder / "results")["segmentation"]
-            if fixed.GetScene() is not self._scene:
+            if self._if_present(fixed) is None:
                 raise InputError("The fixed volume was deleted meanwhile; the warped segments were dropped.")
             name = self._scene.GenerateUniqueName(f"{source.GetName()} warped to {fixed.GetName()}")
             node = node_from_segmentation(self._scene, warped, name, reference=fixed)
