@@ -1,5 +1,6 @@
 """The Review section's controls: each changes the node property that it must, is seen in the views, and is undone."""
 
+import math
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -608,18 +609,23 @@ def test_the_cursor_is_a_locked_point_in_the_moving_scans_views(scene, before):
 
 
 def test_the_trust_card_is_a_table(scene):
-    rows = [Row("Segments", "liver", "Dice", "", 0.5, 0.9), Row("Map", "mean", "displacement", "mm", None, 3.25)]
+    rows = [
+        Row("Segments", "liver", "Dice", "", 0.5, 0.9),
+        Row("Segments", "liver", "HD95", "mm", math.inf, math.nan),
+        Row("Map", "mean", "displacement", "mm", None, 3.25),
+    ]
     verdicts = (Verdict("Folding", 0.0, "green", "none"),)
     report = SimpleNamespace(rows=lambda: rows, verdicts=verdicts)
     node = review.report_table(scene, report, "trust")
-    assert node.GetNumberOfRows() == 3
-    text = [[node.GetCellText(row, column) for column in range(7)] for row in range(3)]
+    assert node.GetNumberOfRows() == 4
+    text = [[node.GetCellText(row, column) for column in range(7)] for row in range(4)]
     assert text[0] == ["Verdict", "green", "Folding", "", "", "0", "none"]
     assert text[1] == ["Segments", "liver", "Dice", "", "0.5", "0.9", ""]
-    assert text[2] == ["Map", "mean", "displacement", "mm", "", "3.25", ""]
+    assert text[2] == ["Segments", "liver", "HD95", "mm", "inf", "", ""]
+    assert text[3] == ["Map", "mean", "displacement", "mm", "", "3.25", ""]
     rows.pop()
     assert review.report_table(scene, report, "", node) is node
-    assert (node.GetNumberOfRows(), node.GetName()) == (2, "trust")
+    assert (node.GetNumberOfRows(), node.GetName()) == (3, "trust")
 
 
 # ------------------------------------------------------------------------------------------------ all back

@@ -737,7 +737,7 @@ def report_table(scene, report, name: str, node=None):
         column = vtk.vtkStringArray()
         column.SetName(title)
         for value in values:
-            column.InsertNextValue(value if isinstance(value, str) else _number(value))
+            column.InsertNextValue(value if isinstance(value, str) else number_text(value, digits=6))
         table.AddColumn(column)
     node.SetAndObserveTable(table)
     node.SetUseColumnNameAsColumnHeader(True)
@@ -745,5 +745,6 @@ def report_table(scene, report, name: str, node=None):
     return node
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"
+def number_text(value: float | None, digits: int) -> str:
+    """A number of a Report for a cell: empty where it is not known, "inf" for the distance to an empty segment."""
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}g}"

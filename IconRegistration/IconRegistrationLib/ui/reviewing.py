@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from ..core.errors import InputError
 from ..core.report import Report
 from ..mrml import review
 from ..mrml.registration import Outputs, Request
+from .choices import FULL_WARP, chosen_segments
 
 #: Milliseconds for which flicker shows each image.
 FLICKER_MS = 500
@@ -46,8 +46,6 @@ class View:
 
 def view_of(panel) -> View:
     """The View that the panel's parameters describe."""
-    from .choices import FULL_WARP, chosen_segments
-
     return View(
         shown=panel.shown.word,
         swap=panel.swap,
@@ -184,9 +182,7 @@ def trust_card(report: Report | None) -> list[TrustRow]:
 
 
 def _number(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return ""
-    return f"{value:.4g}"
+    return review.number_text(value, digits=4)
 
 
 class Review:
@@ -337,7 +333,7 @@ class Review:
         view, composites = self._view, self._composites()
         if view.comparison != "flicker":
             self._timer.stop()
-        if view.comparison in ("checkerboard", "curtain"):
+        if view.comparison in _CUT:
             if self._cut is None:
                 self._cut = review.cut_volume(self._before, self._outputs.warped_volume)
             if view.comparison == "checkerboard":
