@@ -52,14 +52,6 @@ def inputs_of(name: str, data: Path, size: int) -> tuple[Inputs, object]:
         return inputs, lambda forward: pairs.reference_error(name, data, inputs.fixed, forward)
     modality, seed = PHANTOMS[name]
     phantom = make_phantom(seed, size, modality)
-    inputs = Inputs(
-        phantom.fixed,
-        phantom.moving,
-        phantom.fixed_segmentation,
-        phantom.moving_segmentation,
-        phantom.fixed_landmarks,
-        phantom.moving_landmarks,
-    )
 
     def error(forward):
         before, after = (
@@ -67,7 +59,7 @@ def inputs_of(name: str, data: Path, size: int) -> tuple[Inputs, object]:
         )
         return Change(before, after)
 
-    return inputs, error
+    return phantom.inputs, error
 
 
 def row(pair: str, way: str, inputs: Inputs, error, settings: Settings, load) -> tuple[dict, dict]:

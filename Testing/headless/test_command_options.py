@@ -12,7 +12,6 @@ from IconRegistrationLib.core.catalog import CARDS
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.files import write_image
 from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.results import Inputs
 from IconRegistrationLib.core.settings import ALIGNMENTS, SIMILARITIES, Settings
 
 
@@ -24,9 +23,7 @@ def a_phantom():
 @pytest.fixture
 def a_pair(a_phantom, tmp_path):
     """A folder with the phantom's files."""
-    p = a_phantom
-    segmentations, landmarks = (p.fixed_segmentation, p.moving_segmentation), (p.fixed_landmarks, p.moving_landmarks)
-    outputs.write_inputs(tmp_path, Inputs(p.fixed, p.moving, *segmentations, *landmarks))
+    outputs.write_inputs(tmp_path, a_phantom.inputs)
     return tmp_path / "inputs"
 
 

@@ -143,13 +143,10 @@ def a_thread(**options):
 @pytest.fixture(scope="module")
 def some_inputs():
     phantom = make_phantom(size=32)
-    return Inputs(
-        dataclasses.replace(phantom.fixed, name=PATIENT),
-        dataclasses.replace(phantom.moving, name=f"{PATIENT} 2"),
-        phantom.fixed_segmentation,
-        phantom.moving_segmentation,
-        phantom.fixed_landmarks,
-        phantom.moving_landmarks,
+    return dataclasses.replace(
+        phantom.inputs,
+        fixed=dataclasses.replace(phantom.fixed, name=PATIENT),
+        moving=dataclasses.replace(phantom.moving, name=f"{PATIENT} 2"),
     )
 
 

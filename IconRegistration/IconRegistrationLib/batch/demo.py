@@ -29,23 +29,14 @@ def run_demo(folder: Path, size: int, progress: Progress) -> Demo:
     """Make the phantom of about `size`^3 voxels, register it with the default settings, write all of it to `folder`."""
     from ..core.phantom import make_phantom
     from ..core.pipeline import compute
-    from ..core.results import Inputs
 
     progress("phantom", 0.0)
     phantom = make_phantom(size=size)
-    inputs = Inputs(
-        phantom.fixed,
-        phantom.moving,
-        phantom.fixed_segmentation,
-        phantom.moving_segmentation,
-        phantom.fixed_landmarks,
-        phantom.moving_landmarks,
-    )
     with output_folder(folder) as partial:
-        write_inputs(partial, inputs)
-        results = compute(inputs, progress=lambda stage, fraction: progress(stage, 0.05 + 0.9 * fraction))
+        write_inputs(partial, phantom.inputs)
+        results = compute(phantom.inputs, progress=lambda stage, fraction: progress(stage, 0.05 + 0.9 * fraction))
         progress("writing", 0.95)
-        notes = write_results(partial, inputs, results)
+        notes = write_results(partial, phantom.inputs, results)
 
     def error(transform) -> tuple[float, float]:
         distances = phantom.end_point_error(transform, step=3)

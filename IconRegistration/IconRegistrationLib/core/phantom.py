@@ -19,6 +19,7 @@ import numpy as np
 
 from .errors import InputError
 from .geometry import Grid, Image, Landmarks, Segment, Segmentation, apply_affine
+from .results import Inputs
 
 #: Tissue -> (CT in HU with contrast agent, MR in arbitrary units).
 _TISSUES = {
@@ -149,6 +150,18 @@ class Phantom:
     fixed_pose: np.ndarray = field(repr=False)
     moving_pose: np.ndarray = field(repr=False)
     motion: _Motion = field(repr=False)
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a registration is given: without the truth."""
+        return Inputs(
+            self.fixed,
+            self.moving,
+            self.fixed_segmentation,
+            self.moving_segmentation,
+            self.fixed_landmarks,
+            self.moving_landmarks,
+        )
 
     def truth(self, points: np.ndarray) -> np.ndarray:
         """The known transform: points (..., 3) fixed mm -> moving mm, LPS."""
