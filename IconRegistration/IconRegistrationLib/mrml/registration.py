@@ -40,11 +40,11 @@ REQUEST_ATTRIBUTE = "IconRegistration.request"
 
 @dataclass(frozen=True)
 class Outputs:
-    """The nodes that a registration made or updated, and its quality report.
+    """The nodes that a registration made or updated, named as what core.results holds, and its quality report.
 
-    forward: the transform node under which MOVING data is placed.  backward: the one for FIXED data.
-    jacobian: determinants of the forward map.  distrust: by how many mm the two directions disagree; -1 where unknown.
-    Data that lies under a parent transform keeps it: the registration goes on top, between that parent and the world.
+    forward: the transform node under which MOVING data is placed.  backward: the one for FIXED data. Data that lies
+        under a parent transform keeps it: the registration goes on top, between that parent and the world.
+    distrust: -1 where it is unknown.
     """
 
     forward: Any = None
@@ -72,18 +72,16 @@ _OUTPUT_CLASSES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is registered, as nodes, how, and what is made of it.
+    """What is registered: core.results.Inputs as nodes; how; and what is made of it.
 
     fixed, moving: volume nodes.
-    Segmentations, landmarks: carried to the fixed image (segmentations if `carry`) and compared in the report (if
-    `compare`). A segmentation also guides the registration, segments matched by name, if `guide` (its own Dice then no
-    longer measures the accuracy). fixed_segments, moving_segments: identifiers of the segments that take part; all by
-    default.
-    fixed_mask, moving_mask: volume or segmentation nodes; what is not 0 counts, of the segmentations above the chosen
-    segments.
+    fixed_landmarks, moving_landmarks: markups point lists.
+    fixed_mask, moving_mask: volume or segmentation nodes; what is not 0 counts, of the two segmentations that take part
+        the chosen segments.
     initial: the linear transform node under which the moving image lies roughly on the fixed one.
     region: a markups ROI node, a box in the fixed image to which the registration is confined.
-    moving_resolution: also warp the moving volume at its own resolution.
+    fixed_segments, moving_segments: identifiers of the segments that take part; all by default.
+    guide, carry, compare, moving_resolution: as in core.pipeline.compute.
     jacobian, distrust: also make these volumes.
     """
 
