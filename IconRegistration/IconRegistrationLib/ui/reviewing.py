@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 
 import qt
 import slicer
-import vtk
 
 from ..core.errors import InputError
 from ..core.report import Report
 from ..mrml import review
 from ..mrml.registration import Outputs, Request
 from .choices import FULL_WARP, chosen_segments
+from .linked_cursor import STANDARD_VIEWS, LinkedCursor, slice_logic
 
 #: Milliseconds for which flicker shows each image.
 FLICKER_MS = 500
-_STANDARD_VIEWS = ("Red", "Green", "Yellow")
 #: Of landmarks of the image that stays and of the one that is carried.
 STILL_COLOR, CARRIED_COLOR = (1.0, 0.85, 0.1), (0.3, 0.9, 1.0)
 
@@ -198,10 +197,7 @@ class Review:
         self._copies = {}  # "forward", "backward" -> what data is looked at under
         self._live_labels = None
         self._overlays = {}  # kind -> label map
-        self._marker = None
-        self._crosshair: tuple | None = None  # node and observer
-        self._layout: int | None = None  # before the linked cursor's
-        self._lower = []  # slice logics of the undeformed moving scan
+        self._cursor: LinkedCursor | None = None
         self._timer = qt.QTimer()
         self._timer.interval = FLICKER_MS
         self._timer.connect("timeout()", self._flicker)
@@ -239,14 +235,14 @@ class Review:
         }
         self.apply(view)
         for name in slicer.app.layoutManager().sliceViewNames():
-            slicer.app.layoutManager().sliceWidget(name).sliceLogic().FitSliceToBackground()
+            slice_logic(name).FitSliceToBackground()
 
     def close(self) -> None:
         """End the review. Nodes that were deleted meanwhile are left alone."""
         if self._request is None:
             return
         self._timer.stop()
-        self._unlink_cursor()
+        self._link_cursor(False)
         self._before.restore()
         self._request, self._outputs, self._view = None, Outputs(), None
         self._cut = self._live_labels = None
@@ -266,7 +262,7 @@ class Review:
             for transform in self._copies.values():
                 review.set_warp_amount(transform, view.amount)
         if changed("linked_cursor"):
-            self._link_cursor() if view.linked_cursor else self._unlink_cursor()
+            self._link_cursor(view.linked_cursor)
         if changed("shown", "swap", "comparison", "linked_cursor"):
             self._lay_over()
         if changed("comparison", "cells", "curtain", "curtain_direction", "blend", "shown", "swap", "linked_cursor"):
@@ -318,7 +314,12 @@ class Review:
 
     def _composites(self) -> list:
         """Of the slice views that compare; the linked cursor's lower row shows the moving scan alone."""
-        return [_slice_logic(name).GetSliceCompositeNode() for name in _upper_views()]
+        return [slice_logic(name).GetSliceCompositeNode() for name in _upper_views()]
+
+    def _link_cursor(self, on: bool) -> None:
+        if self._cursor is not None:
+            self._cursor.end()
+        self._cursor = LinkedCursor(self._before, self._request.moving, self._outputs.forward) if on else None
 
     def _lay_over(self) -> None:
         still, carried = self._sides()
@@ -413,65 +414,13 @@ class Review:
             self._before.discard(self._live_labels)
             self._live_labels = None
 
-    # ---------------------------------------------------------------------------------------------------- linked cursor
-
-    def _link_cursor(self) -> None:
-        manager = slicer.app.layoutManager()
-        self._layout = manager.layout
-        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
-        upper_row, self._lower = (list(map(_slice_logic, names)) for names in _rows())
-        for logic, upper in zip(self._lower, upper_row, strict=True):
-            node, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
-            self._before.change(composite, "BackgroundVolumeID", self._request.moving.GetID())
-            self._before.change(composite, "ForegroundVolumeID", None)
-            self._before.change(composite, "LabelVolumeID", None)
-            # Shift and the mouse move all views of a group to one point: these go to the corresponding one instead
-            self._before.change(node, "ViewGroup", 1)
-            self._before.change(node, "Orientation", upper.GetSliceNode().GetOrientation())
-            logic.FitSliceToBackground()
-        slices = [logic.GetSliceNode() for logic in self._lower]
-        self._marker = review.cursor_marker(self._before, slices)
-        crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        self._before.change(crosshair, "CrosshairMode", slicer.vtkMRMLCrosshairNode.ShowBasic)
-        self._crosshair = crosshair, crosshair.AddObserver(vtk.vtkCommand.ModifiedEvent, self._follow_cursor)
-        self._follow_cursor(crosshair)
-
-    def _follow_cursor(self, crosshair, event=None) -> None:
-        point = review.corresponding_point(self._outputs.forward, crosshair.GetCrosshairRAS())
-        review.place_cursor(self._marker, point, [logic.GetSliceNode() for logic in self._lower])
-
-    def _unlink_cursor(self) -> None:
-        if self._crosshair is None:
-            return
-        crosshair, observer = self._crosshair
-        crosshair.RemoveObserver(observer)
-        views = [node for logic in self._lower for node in (logic.GetSliceNode(), logic.GetSliceCompositeNode())]
-        self._before.restore(crosshair, *views)
-        if self._marker.GetScene() is self._scene:
-            self._before.discard(self._marker)
-        slicer.app.layoutManager().setLayout(self._layout)
-        self._crosshair = self._marker = self._layout = None
-        self._lower = []
-
 
 def _displays(nodes) -> list:
     """Display nodes of the nodes that are there and have one."""
     return [node.GetDisplayNode() for node in nodes if node is not None and node.GetDisplayNode() is not None]
 
 
-def _slice_logic(name: str):
-    return slicer.app.layoutManager().sliceWidget(name).sliceLogic()
-
-
 def _upper_views() -> list[str]:
     """The standard slice views; all there are in a layout without them."""
     names = list(slicer.app.layoutManager().sliceViewNames())
-    return [name for name in names if name in _STANDARD_VIEWS] or names
-
-
-def _rows() -> tuple[list[str], list[str]]:
-    """The standard slice views of the present layout and the others, in its order: `sliceViewNames` has none."""
-    nodes = slicer.app.layoutManager().layoutLogic().GetViewNodes()
-    shown = [nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())]
-    names = [node.GetLayoutName() for node in shown if node.IsA("vtkMRMLSliceNode")]
-    return [n for n in names if n in _STANDARD_VIEWS], [n for n in names if n not in _STANDARD_VIEWS]
+    return [name for name in names if name in STANDARD_VIEWS] or names
