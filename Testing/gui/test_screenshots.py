@@ -6,6 +6,7 @@ displayable managers.
 """
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,27 @@ from IconRegistrationLib.core.pipeline import compute
 from IconRegistrationLib.core.settings import Settings
 from IconRegistrationLib.mrml import pictures
 from IconRegistrationLib.mrml.review import DISTRUST_LIMITS
+from IconRegistrationLib.mrml.scene import temporary_nodes
 from IconRegistrationLib.ui.samples import add_phantom
 
 WIDTH = 500
 #: Voxels along an edge of the phantom: fine enough for pictures, coarse enough for a test.
 SIZE = 88
+#: Pixels along an edge of a rendered view.
+VIEW = 340
 
 
 @pytest.fixture
 def folder(tmp_path):
     return Path(os.environ.get("ICON_REGISTRATION_SCREENSHOTS", tmp_path))
+
+
+@pytest.fixture
+def landmarks_in_views(monkeypatch):
+    """Slicer's views show landmarks, which the command's pictures do without."""
+    for name in ("_SLICE_MANAGERS", "_VIEW_MANAGERS"):
+        managers = (*getattr(pictures, name), "vtkMRMLMarkupsDisplayableManager")
+        monkeypatch.setattr(pictures, name, managers)
 
 
 def pixels(path) -> np.ndarray:
@@ -104,7 +116,7 @@ def test_empty_ready_running_and_failed(panel, folder):
     assert amount_of(level("red"), picture) > 50
 
 
-def test_the_result_under_review(panel, folder):
+def test_the_result_under_review(panel, folder, landmarks_in_views):
     nodes = choose_phantom(panel)
     panel.apply()
     finish(panel)
@@ -150,13 +162,28 @@ def test_the_result_under_review(panel, folder):
 
 
 def render(nodes, path) -> dict[str, np.ndarray]:
-    """The application's views, by name, as they are now."""
+    """The application's views by name, [row from the top, column, 3] uint8, as they are now; and as one PNG."""
     manager = slicer.app.layoutManager()
-    logics = [manager.sliceWidget(name).sliceLogic() for name in ("Red", "Green", "Yellow")]
-    view = manager.threeDWidget(0).mrmlViewNode()
-    pictures.render_layout(slicer.mrmlScene, path, logics, view, nodes["fixedVolume"], size=340)
+    with ExitStack() as stack:
+        stack.enter_context(temporary_nodes(slicer.mrmlScene))
+        windows = {
+            name: slice_window(stack, manager.sliceWidget(name).sliceLogic()) for name in ("Red", "Green", "Yellow")
+        }
+        box = pictures._bounds([nodes["fixedVolume"]])
+        windows["3D"] = pictures._window_3d(stack, manager.threeDWidget(0).mrmlViewNode(), box, VIEW)
+        views = {name: pictures._pixels(window)[::-1] for name, window in windows.items()}
+    rows = [np.concatenate([views[name] for name in row], axis=1) for row in (("Red", "3D"), ("Green", "Yellow"))]
+    pictures._write_png(np.concatenate(rows)[::-1], path)
     assert path.stat().st_size < 300_000
-    picture = pixels(path)
-    upper, lower = np.split(picture, 2)
-    tiles = [*np.split(upper, 2, axis=1), *np.split(lower, 2, axis=1)]
-    return dict(zip(("Red", "3D", "Green", "Yellow"), tiles, strict=True))
+    return views
+
+
+def slice_window(stack: ExitStack, logic):
+    """A vtkRenderWindow with what a slice view of the application shows; the view keeps its size and field of view."""
+    node = logic.GetSliceNode()
+    dimensions, field_of_view = node.GetDimensions(), node.GetFieldOfView()
+    stack.callback(node.SetFieldOfView, *field_of_view)
+    stack.callback(node.SetDimensions, *dimensions)  # before the field of view
+    logic.ResizeSliceNode(VIEW, VIEW)
+    node.SetFieldOfView(*(max(field_of_view[:2]),) * 2, field_of_view[2])
+    return pictures._slice_window(stack, logic, VIEW)

@@ -30,7 +30,6 @@ _VIEW_MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager3D",
     "vtkMRMLTransformsDisplayableManager3D",
 )
-_MARKUPS_MANAGERS = ("vtkMRMLMarkupsDisplayableManager",)
 _PROBE = """
 import vtkmodules.vtkRenderingOpenGL2
 from vtkmodules.vtkRenderingCore import vtkRenderer, vtkRenderWindow
@@ -118,24 +117,6 @@ def render_3d(scene, path, segmentations, *, transform=None, size: int = 600) ->
             stack.enter_context(_grid_display(scene, transform, float(np.ptp(bounds, axis=0).max()) * 1.2))
         window = _view_3d(stack, scene, bounds, size)
         _write_png(_pixels(window), path)
-    return path
-
-
-def render_layout(scene, path, slice_logics, view_node, volume, *, size: int = 480) -> Path:
-    """One PNG of an application's views as they are now, arranged as in Slicer's four-up layout.
-
-    slice_logics: three vtkMRMLSliceLogics.  view_node: the 3D view; its camera stands in front of `volume`.
-    size: edge of one view in pixels. Only what is new in the picture's time is taken out of the scene afterwards; views
-    keep their planes and fields of view. Raises InputError where nothing can be rendered.
-    """
-    path = _picture_path(path)
-    with ExitStack() as stack:
-        stack.enter_context(temporary_nodes(scene))
-        first, *others = (_pixels(_slice_as_it_is(stack, logic, size)) for logic in slice_logics)
-        managers = (*_VIEW_MANAGERS, *_MARKUPS_MANAGERS)
-        surfaces = _pixels(_window_3d(stack, view_node, managers, _bounds([volume]), size))
-        upper, lower = np.concatenate([first, surfaces], axis=1), np.concatenate(others, axis=1)
-        _write_png(np.concatenate([lower, upper]), path)  # the first row is the lowest
     return path
 
 
@@ -269,25 +250,10 @@ def _slice_view(stack, scene, orientation, background, foreground, opacity, midd
         logic.SetMRMLScene(None)
 
     stack.callback(release)
-    return _slice_window(stack, logic, _SLICE_MANAGERS, size)
+    return _slice_window(stack, logic, size)
 
 
-def _slice_as_it_is(stack, logic, size):
-    """A vtkRenderWindow with what a slice view of the application shows."""
-    node = logic.GetSliceNode()
-    dimensions, field_of_view = node.GetDimensions(), node.GetFieldOfView()
-
-    def restore():
-        node.SetDimensions(*dimensions)
-        node.SetFieldOfView(*field_of_view)
-
-    stack.callback(restore)
-    logic.ResizeSliceNode(size, size)
-    node.SetFieldOfView(*(max(field_of_view[:2]),) * 2, field_of_view[2])
-    return _slice_window(stack, logic, (*_SLICE_MANAGERS, *_MARKUPS_MANAGERS), size)
-
-
-def _slice_window(stack, logic, managers, size):
+def _slice_window(stack, logic, size):
     window, renderer = _window(stack, size)
     renderer.GetActiveCamera().ParallelProjectionOn()
     overlay = vtk.vtkRenderer()  # outlines and grids are drawn in a layer of their own
@@ -303,7 +269,7 @@ def _slice_window(stack, logic, managers, size):
     picture.SetMapper(mapper)
     picture.GetProperty().SetDisplayLocationToBackground()
     renderer.AddViewProp(picture)  # first: what comes later is drawn over it
-    _managers(stack, slicer.vtkMRMLSliceViewDisplayableManagerFactory, managers, renderer, logic.GetSliceNode())
+    _managers(stack, slicer.vtkMRMLSliceViewDisplayableManagerFactory, _SLICE_MANAGERS, renderer, logic.GetSliceNode())
     return window
 
 
@@ -317,12 +283,12 @@ def _view_3d(stack, scene, bounds, size):
     node.SetBoxVisible(False)
     node.SetAxisLabelsVisible(False)
     stack.callback(logic.SetMRMLScene, None)
-    return _window_3d(stack, node, _VIEW_MANAGERS, bounds, size)
+    return _window_3d(stack, node, bounds, size)
 
 
-def _window_3d(stack, node, managers, bounds, size):
+def _window_3d(stack, node, bounds, size):
     window, renderer = _window(stack, size)
-    _managers(stack, slicer.vtkMRMLThreeDViewDisplayableManagerFactory, managers, renderer, node)
+    _managers(stack, slicer.vtkMRMLThreeDViewDisplayableManagerFactory, _VIEW_MANAGERS, renderer, node)
     middle, distance = bounds.mean(axis=0), float(np.linalg.norm(np.ptp(bounds, axis=0)))
     camera = renderer.GetActiveCamera()
     camera.SetFocalPoint(middle)
