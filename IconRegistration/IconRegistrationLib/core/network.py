@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -32,13 +32,15 @@ STAGES = ("netPhi.netPhi.net.netPhi.net.net", "netPhi.netPhi.net.netPsi.net", "n
 #: How much coarser than the images the lattice of each stage is, and its part of the time.
 _HALVINGS = (2, 1, 0, 0)
 _TIME = (0.02, 0.10, 0.36, 0.40)
+#: Planes that are computed at a time where holding all of them would take much memory.
+SLAB = 8
 
 
-def identity_points(shape: Sequence[int], device=None) -> torch.Tensor:
-    """Coordinates [1, 3, D, H, W] in [0, 1] of the samples of a lattice of `shape` (D, H, W)."""
+def identity_points(shape: Sequence[int], device=None, planes: slice = slice(None)) -> torch.Tensor:
+    """Coordinates [1, 3, D, H, W] in [0, 1] of the samples of a lattice of `shape` (D, H, W), or some planes."""
     # arange * spacing, as icon_registration computes it, so that both agree to the last bit
     axes = [torch.arange(n, dtype=torch.float32, device=device) * torch.tensor(1 / (n - 1)) for n in shape]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    return torch.stack(torch.meshgrid(axes[0][planes], *axes[1:], indexing="ij"))[None]
 
 
 def sample_at(field: torch.Tensor, points: torch.Tensor, outside: str = "border") -> torch.Tensor:
@@ -122,28 +124,77 @@ def _crop(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return x[:, :, :d, :h, :w]
 
 
+def _layout(device: torch.device) -> torch.memory_format:
+    """The memory layout in which a device convolves fastest (channels last: 1.5 times on a CPU)."""
+    return torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
+
+
 def _arrange(x: torch.Tensor) -> torch.Tensor:
-    """`x` in the memory layout in which its device convolves fastest (channels last: 1.5 times on a CPU)."""
-    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+    return x.contiguous(memory_format=_layout(x.device))
+
+
+def _halved(x: torch.Tensor) -> torch.Tensor:
+    """`avg_pool3d(x, 2, ceil_mode=True)`, several times as fast on a CPU with channels last; not differentiable."""
+    for axis in (2, 3, 4):
+        even, odd = (x[(slice(None),) * axis + (slice(n, None, 2),)] for n in (0, 1))
+        x = even.clone()
+        x.narrow(axis, 0, odd.shape[axis]).add_(odd).mul_(0.5)  # an even sample without an odd neighbour stays
+    return x
+
+
+def _slabs(depth: int) -> Iterator[tuple[int, int, int, int]]:
+    """(start, stop, low, high): some planes at a time, and with the planes next to them."""
+    for start in range(0, depth, SLAB):
+        stop = min(start + SLAB, depth)
+        yield start, stop, max(start - 1, 0), min(stop + 1, depth)
+
+
+def _fold(convolution: nn.ConvTranspose3d, norm: nn.BatchNorm3d) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weight, bias and scale [C, 1, 1, 1] with which a step up needs no batch norm:
+
+    scale * (transposed_convolution(leaky(x)) + upsampled(x)) + shift
+    """
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    bias = (convolution.bias - norm.running_mean) * scale + norm.bias
+    scale = scale.view(-1, 1, 1, 1)
+    return convolution.weight * scale, bias, scale
 
 
 class _Step:
-    """One way up of a U-Net, its batch norm in evaluation mode folded into the weights.
+    """One way up of a U-Net in evaluation mode.
 
-    u = scale * (transposed_convolution(leaky(x)) + upsampled(x)) + shift
+    A transposed convolution with kernel 4 and stride 2 gives every fine voxel 2 x 2 x 2 of the coarse ones. All eight
+    voxels of a cell together are therefore one convolution of 2^3 taps with eight times the channels and no more
+    work, which libraries compute faster (up to eight times for the 512 channels, on a CPU).
     """
 
     def __init__(self, convolution: nn.ConvTranspose3d, norm: nn.BatchNorm3d):
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        self.scale = scale.view(-1, 1, 1, 1)
-        self.weight = convolution.weight * self.scale
-        self.bias = (convolution.bias - norm.running_mean) * scale + norm.bias
+        weight, self._bias, self._scale = _fold(convolution, norm)
+        # u[2m + p] = weight[3 - p] x[m - 1 + p] + weight[1 - p] x[m + p]: tap 3 - p - 2q is that of x[m - 1 + p + q]
+        order = torch.arange(64, device=weight.device).view(2, 2, 2, 2, 2, 2).flip(0, 1, 2, 3, 4, 5)
+        order = order.permute(1, 3, 5, 0, 2, 4).reshape(8, 1, 8)
+        # rows of input channels are moved, not single numbers: the deepest weights have 17 million
+        rows = weight.flatten(1).T.contiguous().view(-1, 64, len(weight))
+        rows = rows[torch.arange(len(rows), device=weight.device)[:, None], order]
+        self._weight = _arrange(rows.view(-1, 2, 2, 2, len(weight)).movedim(-1, 1))
 
-    def __call__(self, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        # scaled before it is enlarged: an eighth of the work
-        residual = F.interpolate(x[:, : len(self.scale)] * self.scale, scale_factor=2, mode="trilinear")
-        residual += F.conv_transpose3d(F.leaky_relu(x), self.weight, self.bias, stride=2, padding=1)
-        return _crop(residual, shape)
+    def __call__(self, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
+        """x [1, C, d, h, w] and leaky(skip), which joins it but not the residual -> [1, c, 2d, 2h, 2w]."""
+        channels, (d, h, w) = len(self._scale), x.shape[2:]
+        source = F.leaky_relu(x) if skip is None else torch.cat([F.leaky_relu(x), skip], 1)
+        kept = x[:, :channels] * self._scale  # scaled before it is enlarged: an eighth of the work
+        result = torch.empty((1, channels, 2 * d, 2 * h, 2 * w), device=x.device, memory_format=_layout(x.device))
+        for start, stop, low, high in _slabs(d):
+            padded = F.pad(source[:, :, low:high], (0, 0, 0, 0, low - start + 1, stop + 1 - high))
+            cells = F.conv3d(padded, self._weight, self._bias.repeat(8), padding=(0, 1, 1)).split(channels, 1)
+            residual = F.interpolate(kept[:, :, low:high], scale_factor=2, mode="trilinear")
+            residual = residual[:, :, 2 * (start - low) : 2 * (stop - low)]
+            for (p, q, r), part in zip(product((0, 1), repeat=3), cells, strict=True):
+                every_second = (..., slice(p, None, 2), slice(q, None, 2), slice(r, None, 2))
+                result[:, :, 2 * start : 2 * stop][every_second] = (
+                    residual[every_second] + part[..., p : p + stop - start, q : q + h, r : r + w]
+                )
+        return result
 
 
 class InferenceUNet:
@@ -151,68 +202,123 @@ class InferenceUNet:
 
     The last step up and `lastConv` are both linear, so they act as one convolution of the activations at half the
     resolution whose output channels are the eight voxels of each cell times the three components. The 18 channels at
-    full resolution, which cost most of the time and memory, exist in the outermost voxels only: there `lastConv` sees
-    zeros beyond the border, and the two are applied one after the other.
+    full resolution, which cost most of the time and memory, exist beyond the outermost voxels only: `lastConv` sees
+    zeros there, the one convolution goes on, and what that adds to the outermost voxels is taken off again.
+
+    The fine levels are computed some planes at a time, so that little is held at once.
     """
 
     def __init__(self, unet: UNet):
-        self._encode = unet._encode
-        self._steps = [
-            _Step(convolution, norm)
-            for convolution, norm in reversed(list(zip(unet.upConvs, unet.batchNorms, strict=True)))
-        ]
-        self._last_weight = unet.lastConv.weight / 10
-        self._last_bias = unet.lastConv.bias / 10
-        self._cell_weight, self._cell_bias = self._fuse_last(self._steps[-1])
+        self._down = [(_arrange(convolution.weight), convolution.bias) for convolution in unet.downConvs]
+        *up, last = reversed(list(zip(unet.upConvs, unet.batchNorms, strict=True)))
+        self._steps = [_Step(convolution, norm) for convolution, norm in up]
+        self._step_weight, self._step_bias, self._step_scale = _fold(*last)
+        kept = len(self._step_scale)
+        weight = unet.lastConv.weight / 10
+        self._last_weight = weight[:, :kept]
+        self._cell_weight = self._fuse_last()
+        bias = unet.lastConv.bias / 10 + torch.einsum("ocxyz,c->o", self._last_weight, self._step_bias)
+        self._cell_bias = bias.repeat_interleave(8)
+        # The pair's part of `lastConv`: each of the eight voxels of a cell sees 3^3 of the 4^3 in and around it.
+        self._pair_weight = weight.new_zeros(24, weight.shape[1] - kept, 4, 4, 4)
+        for n, (p, q, r) in enumerate(product((0, 1), repeat=3)):
+            self._pair_weight[n::8, :, p : p + 3, q : q + 3, r : r + 3] = weight[:, kept:]
 
-    def _fuse_last(self, step: _Step) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight [24, C + c, 3, 3, 3] for the input (leaky(x), x[:c]) and bias [3]."""
-        channels = len(step.scale)
-        last = self._last_weight[:, :channels]
+    def _fuse_last(self) -> torch.Tensor:
+        """Weight [24, C + c, 3, 3, 3] for the input (leaky(x), x[:c])."""
         # Enlarging by two is itself a transposed convolution with (1, 3, 3, 1) / 4 along each axis.
+        last = self._last_weight
         tent = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=last.dtype, device=last.device)
         tent = tent[:, None, None] * tent[:, None] * tent
-        enlarge = torch.diag_embed(step.scale.flatten())[..., None, None, None] * tent
+        enlarge = torch.diag_embed(self._step_scale.flatten())[..., None, None, None] * tent
         # Transposed convolution (kernel 4) then convolution (3) is a transposed convolution with a kernel of 6, ...
-        kernel = F.conv3d(torch.cat([step.weight, enlarge]), last, padding=2)
+        kernel = F.conv3d(torch.cat([self._step_weight, enlarge]), last, padding=2)
         # ... of which an even or odd output voxel sees every second tap.
         taps = kernel.view(*kernel.shape[:2], 3, 2, 3, 2, 3, 2).flip(2, 4, 6)
-        weight = taps.permute(1, 3, 5, 7, 0, 2, 4, 6).reshape(-1, len(kernel), 3, 3, 3)
-        return weight, self._last_bias + torch.einsum("ocxyz,c->o", last, step.bias)
+        return taps.permute(1, 3, 5, 7, 0, 2, 4, 6).reshape(-1, len(kernel), 3, 3, 3)
 
     def __call__(self, pair: torch.Tensor) -> torch.Tensor:
         pair = _arrange(pair)
-        levels = self._encode(pair)
-        x = levels.pop()
-        for step in self._steps[:-1]:
-            skip = levels.pop()
-            x = torch.cat([step(x, skip.shape[2:]), skip], 1)
-        result = self._interior(x, pair)
-        self._overwrite_faces(result, x, pair)
+        x, skips = self._encode(pair)
+        skip = None
+        for step in self._steps:
+            x = step(x, skip)
+            skip = skips.pop()
+            x = _crop(x, skip.shape[2:])
+        result = self._cells(x, skip, pair)
+        self._end_at_faces(result, x, skip)
         return result
 
-    def _interior(self, x: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
-        kept = len(self._steps[-1].scale)
-        padded = [F.pad(F.leaky_relu(x), (1,) * 6), F.pad(x[:, :kept], (1,) * 6, mode="replicate")]
-        cells = F.conv3d(torch.cat(padded, 1), self._cell_weight)
-        d, h, w = x.shape[2:]
-        fine = cells.reshape(3, 2, 2, 2, d, h, w).permute(0, 4, 1, 5, 2, 6, 3).reshape(1, 3, 2 * d, 2 * h, 2 * w)
-        from_pair = F.conv3d(pair, self._last_weight[:, kept:], self._cell_bias, padding=1)
-        return from_pair + _crop(fine, pair.shape[2:])
+    def _encode(self, pair: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The coarsest activations as they are, and leaky(x) of those at 1/2, 1/4, ... resolution."""
+        x, skips = pair, []
+        for weight, bias in self._down:
+            skips.append(F.leaky_relu(x))
+            y = F.conv3d(skips[-1], weight, bias, stride=2, padding=1)
+            y[:, -x.shape[1] :] += _halved(x)
+            x = y
+        return x, skips[1:]
 
-    def _overwrite_faces(self, result: torch.Tensor, x: torch.Tensor, pair: torch.Tensor) -> None:
+    def _cells(self, x: torch.Tensor, skip: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+        """[1, 3, D, H, W]: right but for the outermost voxels."""
+        d, h, w = x.shape[2:]
+        beyond = [2 * coarse + 1 - fine for coarse, fine in zip((d, h, w), pair.shape[2:], strict=True)]
+        result = torch.empty((1, 3, 2 * d, 2 * h, 2 * w), device=x.device)
+        for start, stop, low, high in _slabs(d):
+            padded = self._padded(x[:, :, low:high], skip[:, :, low:high], (low - start + 1, stop + 1 - high))
+            cells = F.conv3d(padded, self._cell_weight, self._cell_bias)
+            first, last = max(2 * start - 1, 0), min(2 * stop + 1, pair.shape[2])
+            in_depth = first - 2 * start + 1, 2 * stop + 1 - last
+            images = F.pad(pair[:, :, first:last], (1, beyond[2], 1, beyond[1], *in_depth))
+            cells += F.conv3d(images, self._pair_weight, stride=2)
+            n = stop - start
+            fine = result[0, :, 2 * start : 2 * stop].view(3, n, 2, h, 2, w, 2)
+            fine.copy_(cells.view(3, 2, 2, 2, n, h, w).permute(0, 4, 1, 5, 2, 6, 3))
+        return _crop(result, pair.shape[2:])
+
+    def _padded(self, x: torch.Tensor, skip: torch.Tensor, in_depth: tuple[int, int]) -> torch.Tensor:
+        """(leaky(x), skip) with zeros around them and x[:c] with its outermost values repeated, as channels.
+
+        in_depth: whether (1) or not (0) a plane is added in front and at the end; along H and W always.
+        """
+        activated = x.shape[1] + skip.shape[1]
+        d, h, w = x.shape[2:]
+        size = 1, activated + len(self._step_scale), d + sum(in_depth), h + 2, w + 2
+        result = torch.empty(size, device=x.device, memory_format=_layout(x.device))
+        inner = result[:, :, in_depth[0] : in_depth[0] + d, 1:-1, 1:-1]
+        F.leaky_relu(inner[:, : x.shape[1]].copy_(x), inplace=True)
+        inner[:, x.shape[1] : activated] = skip
+        inner[:, activated:] = x[:, : len(self._step_scale)]
+        for axis, added in zip((2, 3, 4), (in_depth, (1, 1), (1, 1)), strict=True):
+            n = result.shape[axis]
+            for outermost, next_to_it, is_added in zip((0, n - 1), (1, n - 2), added, strict=True):
+                if is_added:
+                    plane = result.select(axis, outermost)
+                    plane[:, :activated] = 0
+                    plane[:, activated:] = result.select(axis, next_to_it)[:, activated:]
+        return result
+
+    def _end_at_faces(self, result: torch.Tensor, x: torch.Tensor, skip: torch.Tensor) -> None:
+        """Takes off what the last step's activations beyond the border contributed to `result` [1, 3, D, H, W]."""
+        channels = len(self._step_scale)
         for axis in (2, 3, 4):
-            coarse = x.shape[axis]
-            for first in (True, False):
-                # The outermost two voxels need the outermost two coarse ones; as two times the channels of an image,
-                # because torch leaves thin volumes to a slow convolution.
-                start = 0 if first else max(coarse - 2, 0)
-                outer = pair.narrow(axis, 2 * start, min(4, pair.shape[axis] - 2 * start))
-                y = torch.cat([self._steps[-1](x.narrow(axis, start, min(2, coarse)), outer.shape[2:]), outer], 1)
-                y = y.narrow(axis, 0 if first else y.shape[axis] - 2, 2).movedim(axis, 2).flatten(1, 2)
-                weight = self._last_weight.narrow(axis, 1 if first else 0, 2).movedim(axis, 2).flatten(1, 2)
-                face = F.conv2d(y, weight, self._last_bias, padding=1)
-                result.select(axis, 0 if first else -1).copy_(face)
+            across = [other for other in (2, 3, 4) if other != axis]
+            height, width = (result.shape[other] + 2 for other in across)
+            # The fine voxels one beyond the border see the outermost coarse ones only, through a single tap.
+            last_tap = result.shape[axis] + 3 - 2 * x.shape[axis]
+            for outermost, tap in ((0, 0), (-1, last_tap)):
+                plane = x.select(axis, outermost)
+                source = torch.cat([F.leaky_relu(plane), skip.select(axis, outermost)], 1)
+                beyond = F.conv_transpose2d(source, self._step_weight.select(axis, tap), self._step_bias, stride=2)
+                kept = F.pad(plane[:, :channels] * self._step_scale[..., 0], (1,) * 4, mode="replicate")
+                beyond += F.interpolate(kept, scale_factor=2, mode="bilinear")[..., 1:-1, 1:-1]
+                beyond = beyond[..., :height, :width]
+                for n, other in enumerate(across):
+                    if other < axis:  # an edge or corner belongs to the first of its faces
+                        beyond.select(2 + n, 0).zero_()
+                        beyond.select(2 + n, -1).zero_()
+                weight = self._last_weight.select(axis, 0 if outermost == 0 else 2)
+                result.select(axis, outermost).sub_(F.conv2d(beyond, weight))
 
 
 class GradICON(nn.Module):
@@ -284,19 +390,22 @@ class GradICON(nn.Module):
             images.append(_pyramid(image.to(device, torch.float32)))
         directions = [(0, 1), (1, 0)] if both else [(0, 1)]
         displacements = [[] for _ in directions]
+        maps = []
         fraction = 0.0
         for unet, level, part in zip(self.unets, _HALVINGS, _TIME, strict=True):
             fast = InferenceUNet(unet)
             for done, (a, b) in zip(displacements, directions, strict=True):
                 pair = torch.cat([_warp(images[a][level], done), images[b][level]], 1)
                 with torch.autocast(device.type, torch.bfloat16) if precision == "mixed" else nullcontext():
-                    done.append(fast(pair).float())
+                    done.append(fast(pair))
+                del pair
+                if len(done) == len(STAGES):  # at once, so that the displacements can go
+                    maps.append(_evaluate(done))
+                    done.clear()
                 fraction += part / len(directions)
                 if progress:
                     progress(fraction)
-        images.clear()
-        forward = compose(displacements.pop(0))
-        return forward, compose(displacements.pop(0)) if both else None
+        return maps[0], maps[1] if both else None
 
 
 def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -321,11 +430,27 @@ def _warp(image: torch.Tensor, displacements: Sequence[torch.Tensor]) -> torch.T
     """`image` pulled back by the cascade so far, on its own lattice."""
     if not displacements:
         return image
-    remaining = list(displacements)
-    last = remaining.pop()
+    *coarser, last = displacements
     if last.shape[2:] != image.shape[2:]:
         last = F.interpolate(last, size=image.shape[2:], mode="trilinear", align_corners=True)
-    return sample_at(image, compose([*remaining, last]))
+    if torch.is_grad_enabled():
+        return sample_at(image, compose([*coarser, last]))
+    return _evaluate([*coarser, last], image)
+
+
+def _evaluate(displacements: Sequence[torch.Tensor], image: torch.Tensor | None = None) -> torch.Tensor:
+    """The map of a cascade at the samples of its last displacement, or `image` pulled back by it; without gradients.
+
+    Some planes at a time: what the composition holds meanwhile is a multiple of the map.
+    """
+    *coarser, last = displacements
+    shape = last.shape[2:]
+    result = last.new_empty((len(last), 3 if image is None else image.shape[1], *shape))
+    for start, stop, *_ in _slabs(shape[0]):
+        points = identity_points(shape, last.device, slice(start, stop)) + last[:, :, start:stop]
+        points = compose(coarser, points)
+        result[:, :, start:stop] = points if image is None else sample_at(image, points)
+    return result
 
 
 def choose_precision(name: str, device: torch.device) -> str:
