@@ -260,11 +260,14 @@ def test_what_pops_up_is_recorded_and_answered(popups):
 def test_sample_data_is_registered_and_unknown_arguments_are_refused():
     from SampleData import SampleDataLogic
 
-    SampleDataLogic.registerCustomSampleDataSource(category="Test", sampleName="pair", uris=["https://x.org/a"])
+    one = {"uris": ["https://x.org/a"], "fileNames": ["a.nrrd"], "nodeNames": ["a"]}
+    SampleDataLogic.registerCustomSampleDataSource(category="Test", sampleName="pair", **one)
     (source,) = slicer.modules.sampleDataSources.pop("Test")
     assert (source.sampleName, source.checksums) == ("pair", None)
     with pytest.raises(TypeError):
         SampleDataLogic.registerCustomSampleDataSource(sampleNames="pair")
+    with pytest.raises(ValueError, match="same length"):
+        SampleDataLogic.registerCustomSampleDataSource(category="Test", **one, checksums=[])
 
 
 MODULE = """

@@ -4,7 +4,6 @@ import hashlib
 import struct
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -29,34 +28,10 @@ NAMES = [
 
 @pytest.fixture
 def announced(monkeypatch):
-    """What the Sample Data module was told; its double takes the arguments of the original and counts as it does."""
-    sources = []
-
-    class SampleDataLogic:
-        @staticmethod
-        def registerCustomSampleDataSource(
-            category="Custom",
-            sampleName=None,
-            uris=None,
-            fileNames=None,
-            nodeNames=None,
-            customDownloader=None,
-            thumbnailFileName=None,
-            loadFileTypes=None,
-            loadFiles=None,
-            loadFileProperties=None,
-            checksums=None,
-            loadFileType=None,
-        ):
-            checksums = [None] * len(uris) if checksums is None else checksums
-            assert len(uris) == len(fileNames) == len(nodeNames) == len(checksums)
-            sources.append(types.SimpleNamespace(**locals()))
-
-    module = types.ModuleType("SampleData")
-    module.SampleDataLogic = SampleDataLogic
-    monkeypatch.setitem(sys.modules, "SampleData", module)
+    """What the Sample Data module was told."""
+    monkeypatch.setattr(slicer.modules, "sampleDataSources", {})
     samples.register_samples()
-    return sources
+    return slicer.modules.sampleDataSources["IconRegistration"]
 
 
 def test_two_samples_with_pictures(announced):

@@ -176,6 +176,8 @@ class SampleDataLogic:
         checksums=None,
         loadFileType=None,
     ):
+        if not len(uris) == len(fileNames) == len(nodeNames) == len(uris if checksums is None else checksums):
+            raise ValueError("All fields of sample data source must have the same length")
         source = types.SimpleNamespace(**locals())
         slicer.modules.sampleDataSources.setdefault(category, []).append(source)
 
