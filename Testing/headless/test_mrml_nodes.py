@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from grids import places
 
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_world_transform
@@ -37,20 +38,15 @@ def a_grid(direction: str, size=(14, 11, 9)) -> Grid:
 
 def an_image(grid: Grid, seed: int = 0) -> Image:
     """Smooth, so that interpolation is well conditioned."""
-    points = grid.to_world(indices(grid))
+    points = places(grid)
     waves = np.random.default_rng(seed).normal(size=(4, 3)) / 25
     return Image((100 * np.sin(points @ waves.T).sum(-1)).astype(np.float32), grid, "image")
-
-
-def indices(grid: Grid) -> np.ndarray:
-    """(i, j, k) of every sample, [k, j, i, 3]."""
-    return np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")[::-1], axis=-1)
 
 
 def a_field(direction: str, seed: int = 0) -> DisplacementField:
     """A few mm of smooth, invertible displacement and a shift."""
     grid = a_grid(direction, (12, 9, 7))
-    points = grid.to_world(indices(grid)) - grid.centre
+    points = places(grid) - grid.centre
     waves = np.random.default_rng(seed).normal(size=(3, 3)) / 40
     return DisplacementField((3 * np.sin(points @ waves.T) + (1.5, -2, 0.5)).astype(np.float32), grid)
 
@@ -110,17 +106,6 @@ def itk_points(field: DisplacementField, points: np.ndarray) -> np.ndarray:
     return np.array([list(transform.TransformPoint(point.tolist())) for point in points])
 
 
-@pytest.fixture
-def scene():
-    scene = embedded.boot()
-    before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
-    yield scene
-    added = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
-    for node in added:
-        if node.GetID() not in before:
-            scene.RemoveNode(node)
-
-
 def test_boot_returns_the_scene_that_is_there(scene):
     assert embedded.boot() is scene is slicer.mrmlScene
     assert embedded.application_logic().GetMRMLScene() is scene
@@ -151,7 +136,7 @@ def test_a_file_of_itk_lies_where_itk_says(scene, tmp_path, direction):
     itk.imwrite(itk_image(image), str(tmp_path / "volume.nrrd"))
     node = slicer.modules.volumes.logic().AddArchetypeVolume(str(tmp_path / "volume.nrrd"), "volume", 0, None)
     read = volumes.image_from_node(node)
-    ijk = read.grid.to_index(image.grid.to_world(indices(image.grid)))
+    ijk = read.grid.to_index(places(image.grid))
     assert np.abs(ijk - np.rint(ijk)).max() < 1e-4  # Slicer reverses the slices of a left-handed file, place and all
     k, j, i = np.moveaxis(np.rint(ijk).astype(int)[..., ::-1], -1, 0)
     assert np.array_equal(read.array[k, j, i], image.array)
@@ -280,7 +265,7 @@ def test_any_transform_can_be_sampled_on_a_grid(scene):
     linear, matrix = a_linear_node(scene, "linear")
     with pytest.raises(InputError, match=r"'linear'.*give a grid"):
         transforms.field_from_node(linear)
-    points = grid.to_world(indices(grid)).reshape(-1, 3)
+    points = places(grid).reshape(-1, 3)
     moved = transforms.field_from_node(linear, grid).displacement.reshape(-1, 3) + points
     inverse = np.linalg.inv(matrix)
     assert np.abs(moved - (points @ inverse[:3, :3].T + inverse[:3, 3])).max() < 1e-4
@@ -317,9 +302,9 @@ def test_a_volume_under_the_node_is_itks_resampled_volume(scene, direction):
     node = under(volumes.node_from_image(scene, moving, "moving"), transforms.node_from_field(scene, field, "warp"))
     node.HardenTransform()
     hardened = volumes.image_from_node(node)
-    places = itk_points(field, hardened.grid.to_world(indices(hardened.grid)).reshape(-1, 3))
-    seen = field.grid.contains(hardened.grid.to_world(indices(hardened.grid))).ravel()
-    index = moving.grid.to_index(places)
+    carried = itk_points(field, places(hardened.grid).reshape(-1, 3))
+    seen = field.grid.contains(places(hardened.grid)).ravel()
+    index = moving.grid.to_index(carried)
     inside = seen & ((index > 0) & (index < np.array(moving.grid.size) - 1)).all(-1)
     outside = seen & ((index < -0.51) | (index > np.array(moving.grid.size) - 0.49)).any(-1)
     expected = itk_resampled(moving, field, hardened.grid, 0.0).ravel()
@@ -340,20 +325,20 @@ def test_models_and_markups_under_the_node_move_by_the_inverse(scene, direction)
     field = a_field(direction)
     warp = transforms.node_from_field(scene, field, "warp")
     centre, extent = field.grid.centre, field.grid.extent
-    places = centre + np.random.default_rng(1).uniform(-0.3, 0.3, (50, 3)) * extent.min()
+    there = centre + np.random.default_rng(1).uniform(-0.3, 0.3, (50, 3)) * extent.min()
     surface = vtk.vtkPolyData()
     surface.SetPoints(vtk.vtkPoints())
-    for place in places:
+    for place in there:
         surface.GetPoints().InsertNextPoint(place * (-1, -1, 1))
     model = scene.AddNewNodeByClass("vtkMRMLModelNode", "model")
     model.SetAndObservePolyData(surface)
     under(model, warp).HardenTransform()
-    moved = np.array([model.GetPolyData().GetPoint(n) for n in range(len(places))]) * (-1, -1, 1)
-    landmarks = Landmarks(places, tuple(f"F-{n}" for n in range(len(places))))
+    moved = np.array([model.GetPolyData().GetPoint(n) for n in range(len(there))]) * (-1, -1, 1)
+    landmarks = Landmarks(there, tuple(f"F-{n}" for n in range(len(there))))
     listed = markups.landmarks_from_node(under(markups.node_from_landmarks(scene, landmarks, "points"), warp))
     for points in (moved, listed.points):
-        assert np.abs(points - places).max() > 2
-        assert np.abs(itk_points(field, points) - places).max() < 5e-3  # Slicer's inverse stops at 1e-3 mm
+        assert np.abs(points - there).max() > 2
+        assert np.abs(itk_points(field, points) - there).max() < 5e-3  # Slicer's inverse stops at 1e-3 mm
 
 
 # segmentations
@@ -427,10 +412,10 @@ def test_segments_beyond_the_reference_volume_are_kept(scene):
         segmentations.node_from_segmentation(scene, given, "organs", reference=small)
     )
     for segment, back in zip(given.segments, read.segments, strict=True):
-        places = grid.to_world(indices(grid)[given.mask(segment)])
-        ijk = np.rint(read.grid.to_index(places)).astype(int)
+        inside = places(grid)[given.mask(segment)]
+        ijk = np.rint(read.grid.to_index(inside)).astype(int)
         assert read.mask(back)[tuple(ijk.T[::-1])].all()
-        assert read.mask(back).sum() == len(places)
+        assert read.mask(back).sum() == len(inside)
 
 
 def test_linear_parents_move_a_segmentation_and_others_are_refused(scene):
@@ -459,7 +444,7 @@ def test_a_segmentation_of_surfaces_is_voxelised_in_a_copy(scene):
     read = segmentations.segmentation_from_node(node)
     mask = read.mask(read.by_name()["ball"])
     assert mask.sum() * read.grid.voxel_volume == pytest.approx(4 / 3 * np.pi * 1000, rel=0.05)
-    assert read.grid.to_world(indices(read.grid)[mask]).mean(axis=0) == pytest.approx([20, 30, 40], abs=0.3)
+    assert places(read.grid)[mask].mean(axis=0) == pytest.approx([20, 30, 40], abs=0.3)
     assert not node.GetSegmentation().ContainsRepresentation("Binary labelmap")
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from grids import places
 
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import Grid, Image, Segment, Segmentation
@@ -11,27 +12,21 @@ vtk = pytest.importorskip("vtk")
 
 from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import embedded, pictures, segmentations, transforms, volumes  # noqa: E402
-from IconRegistrationLib.mrml.scene import nodes_of_class, temporary_nodes  # noqa: E402
+from IconRegistrationLib.mrml.scene import nodes_of_class  # noqa: E402
 
 SIZE = 200
 GRID = Grid.from_parts((50, 50, 50), (2, 2, 2), (-49, -49, -49))
 
 
 @pytest.fixture
-def scene():
+def scene(scene):
     if pictures.can_render():
         pytest.skip(pictures.can_render())
-    scene = embedded.boot()
-    with temporary_nodes(scene):
-        yield scene
-
-
-def places() -> np.ndarray:
-    return GRID.to_world(np.stack(np.meshgrid(*(np.arange(n) for n in GRID.shape), indexing="ij")[::-1], axis=-1))
+    return scene
 
 
 def ball(centre, radius: float) -> np.ndarray:
-    return np.linalg.norm(places() - centre, axis=-1) < radius
+    return np.linalg.norm(places(GRID) - centre, axis=-1) < radius
 
 
 def a_volume(scene, inside: np.ndarray, name="volume"):
@@ -126,7 +121,7 @@ def test_a_transformed_segmentation_is_outlined_where_it_is_moved_to(scene, tmp_
 def test_the_grid_is_drawn_and_bends(scene, tmp_path):
     volume = a_volume(scene, np.zeros(GRID.shape))
     wave = np.zeros((*GRID.shape, 3), np.float32)
-    wave[..., 0] = 6 * np.sin(places()[..., 1] / 8)
+    wave[..., 0] = 6 * np.sin(places(GRID)[..., 1] / 8)
     for name, displacement in {"straight": wave * 1e-4, "bent": wave}.items():
         node = transforms.node_from_field(scene, DisplacementField(displacement, GRID), name)
         path = pictures.render_slices(scene, volume, tmp_path / f"{name}.png", transform=node, size=SIZE)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from grids import places
 
 from IconRegistrationLib.core.errors import Cancelled, InputError
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_affine
@@ -17,7 +18,7 @@ from IconRegistrationLib.core.field import warp_image, warp_segmentation  # noqa
 from IconRegistrationLib.core.phantom import make_phantom  # noqa: E402
 from IconRegistrationLib.core.pipeline import grid_at_moving_resolution  # noqa: E402
 from IconRegistrationLib.core.settings import Settings  # noqa: E402
-from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
+from IconRegistrationLib.mrml import markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.registration import (  # noqa: E402
     PROVENANCE_ATTRIBUTE,
     Outputs,
@@ -27,7 +28,7 @@ from IconRegistrationLib.mrml.registration import (  # noqa: E402
     register_nodes,
     request_of,
 )
-from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene, temporary_nodes  # noqa: E402
+from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene  # noqa: E402
 
 SHIFT = np.array([4.0, -3.0, 5.0])
 FIXED_GRID = Grid.from_parts((20, 18, 16), (2, 2, 3), (-20, -15, -25))
@@ -35,8 +36,7 @@ MOVING_GRID = Grid.from_parts((30, 26, 22), (1.5, 1.5, 2.5), (24, 20, -28), np.d
 
 
 def a_blob(grid: Grid, centre, dtype=np.int16) -> Image:
-    places = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")[::-1], axis=-1)
-    distance = np.linalg.norm(grid.to_world(places) - centre, axis=-1)
+    distance = np.linalg.norm(places(grid) - centre, axis=-1)
     return Image((1000 * np.exp(-((distance / 9) ** 2)) - 1000).astype(dtype), grid, "blob")
 
 
@@ -58,13 +58,6 @@ def a_register(fixed, moving, settings, *, progress, **given):
         outside=-1000.0,
         provenance={"fixed": {"name": fixed.name}, "seed": np.int64(3)},
     )
-
-
-@pytest.fixture
-def scene():
-    scene = embedded.boot()
-    with temporary_nodes(scene):
-        yield scene
 
 
 @pytest.fixture
@@ -175,8 +168,7 @@ def test_a_moving_volume_under_its_parent_and_the_forward_node_lies_on_the_fixed
     parent.SetAndObserveTransformNodeID(outputs.forward.GetID())
     moving.HardenTransform()
     hardened = volumes.image_from_node(moving)
-    places = np.stack(np.meshgrid(*(np.arange(n) for n in hardened.grid.shape), indexing="ij")[::-1], axis=-1)
-    blob = hardened.grid.to_world(places)[hardened.array > -300]
+    blob = places(hardened.grid)[hardened.array > -300]
     assert blob.mean(axis=0) == pytest.approx([0, 0, 0], abs=0.5)
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from grids import places
 
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import (
@@ -23,8 +24,8 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 
 from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
-from IconRegistrationLib.mrml import embedded, pictures, review, segmentations, transforms, volumes  # noqa: E402
-from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene, temporary_nodes  # noqa: E402
+from IconRegistrationLib.mrml import pictures, review, segmentations, transforms, volumes  # noqa: E402
+from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene  # noqa: E402
 
 SIZE = 160
 SHIFT = np.array([20.0, 0.0, 0.0])  # fixed -> moving, LPS: what is at x in the moving image is drawn at x - 20
@@ -45,19 +46,8 @@ OBLIQUE = Grid.from_parts((60, 50, 30), (1.5, 2, 3.5), -ODD @ (np.array([59, 49,
 
 
 @pytest.fixture
-def scene():
-    scene = embedded.boot()
-    with temporary_nodes(scene):
-        yield scene
-
-
-@pytest.fixture
 def before(scene):
     return review.Before(scene)
-
-
-def places(grid=GRID) -> np.ndarray:
-    return grid.to_world(np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")[::-1], axis=-1))
 
 
 def ball(centre, radius: float, grid=GRID) -> np.ndarray:
@@ -407,7 +397,7 @@ def test_the_cut_volume_is_neither_saved_nor_listed(scene, before):
 @pytest.mark.parametrize("style", ["grid", "glyphs", "contours"])
 def test_the_deformation_is_drawn_in_slices_and_taken_away(scene, before, views, style):
     wave = np.zeros((*GRID.shape, 3))
-    wave[..., 0] = 6 * np.sin(places()[..., 1] / 12)
+    wave[..., 0] = 6 * np.sin(places(GRID)[..., 1] / 12)
     transform = a_field_node(scene, wave)
     fixed = a_volume(scene, np.zeros(GRID.shape, np.int16), "fixed")
     review.show_comparison(before, views.composites, fixed, fixed, 0)
@@ -576,7 +566,7 @@ def test_the_corresponding_point_lies_on_the_undeformed_scan_under_its_parent(sc
     undeformed = world_of_point(moving)
     assert undeformed == pytest.approx(flip_vectors(apply_affine(affine, flip_vectors(np.array([4.0, 5, 6])))))
     wave = np.zeros((*GRID.shape, 3))
-    wave[..., 1] = 4 * np.sin(places()[..., 0] / 15)
+    wave[..., 1] = 4 * np.sin(places(GRID)[..., 0] / 15)
     forward = a_field_node(scene, wave + SHIFT)
     review.put_under(before, moving, forward)
     registered = world_of_point(moving)

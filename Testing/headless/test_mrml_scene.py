@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from grids import places
 
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
@@ -11,18 +12,11 @@ from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, S
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
 from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
-from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
+from IconRegistrationLib.mrml import markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene, temporary_nodes  # noqa: E402
 
 ROTATION = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
 GRID = Grid.from_parts((12, 10, 8), (2, 3, 4), (10, -20, 30), ROTATION)
-
-
-@pytest.fixture
-def scene():
-    scene = embedded.boot()
-    with temporary_nodes(scene):
-        yield scene
 
 
 def named(scene, class_name: str, name: str):
@@ -51,8 +45,7 @@ def test_a_sheared_transform_survives_a_scene_file(scene, tmp_path):
 
 def test_a_transform_is_saved_compressed(scene, tmp_path):
     grid = GRID.with_shape((40, 40, 40))
-    places = grid.to_world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij")[::-1], -1))
-    field = DisplacementField(np.sin(places / 30).astype(np.float32), grid)
+    field = DisplacementField(np.sin(places(grid) / 30).astype(np.float32), grid)
     without = save_scene(scene, tmp_path / "empty.mrb").stat().st_size
     with temporary_nodes(scene):
         transforms.node_from_field(scene, field, "warp")
