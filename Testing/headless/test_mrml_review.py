@@ -129,9 +129,8 @@ def test_the_warp_amount_moves_what_lies_under_the_node_both_ways(scene):
     point = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "tip")
     point.AddControlPoint([0, 0, 0])
     point.SetAndObserveTransformNodeID(forward.GetID())
-    heard = []
-    for node in (forward, point):
-        node.AddObserver(slicer.vtkMRMLTransformableNode.TransformModifiedEvent, lambda caller, _: heard.append(caller))
+    heard, event = [], slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+    observers = [(node, node.AddObserver(event, lambda caller, _: heard.append(caller))) for node in (forward, point)]
     for amount in (0.5, 0.0, 1.0):
         heard.clear()
         review.set_warp_amount(forward, amount)
@@ -145,6 +144,8 @@ def test_the_warp_amount_moves_what_lies_under_the_node_both_ways(scene):
         review.set_warp_amount(forward, 1.5)
     with pytest.raises(InputError, match="'straight'"):
         review.set_warp_amount(scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "straight"), 0.5)
+    for node, observer in observers:  # a node on its way out of the scene is not one to keep
+        node.RemoveObserver(observer)
 
 
 def test_a_copy_shows_half_while_the_transform_keeps_all(scene, before, tmp_path):
