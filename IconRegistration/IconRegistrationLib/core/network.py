@@ -108,14 +108,19 @@ class UNet(nn.Module):
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """For training and fine-tuning: batch norm in its module's mode, everything differentiable."""
+        pair = _arrange(pair)
         levels = self._encode(pair)
         x = levels.pop()
-        for convolution, norm in zip(reversed(self.upConvs), reversed(self.batchNorms), strict=True):
-            y = convolution(F.leaky_relu(x))
-            y = norm(y + F.interpolate(x[:, : y.shape[1]], scale_factor=2, mode="trilinear"))
+        for step in reversed(range(len(self.upConvs))):
+            if step == 0 and not self.batchNorms[0].training:
+                with torch.autocast(x.device.type, enabled=False):  # a map needs more digits than bfloat16 has
+                    return _End(self).on(x.float(), pair)
+            y = self.upConvs[step](F.leaky_relu(x))
+            residual = F.interpolate(_arrange(x[:, : y.shape[1]]), scale_factor=2, mode="trilinear")
+            y = self.batchNorms[step](y + residual)
             skip = levels.pop()
             x = torch.cat([_crop(y, skip.shape[2:]), skip], 1)
-        with torch.autocast(x.device.type, enabled=False):  # a map needs more digits than bfloat16 has
+        with torch.autocast(x.device.type, enabled=False):
             return self.lastConv(x.float()) / 10
 
 
@@ -197,45 +202,89 @@ class _Step:
         return result
 
 
+class _End:
+    """The last step up and `lastConv` of a U-Net in evaluation mode, as one; differentiable in its weights.
+
+    Both are linear, so they act as one convolution of the activations at half the resolution whose output channels are
+    the three components times the eight voxels of each cell. The 18 channels at full resolution, which cost most of
+    the time and memory, exist beyond the outermost voxels only: `lastConv` sees zeros there, the one convolution goes
+    on, and what that adds to the outermost voxels is taken off again.
+    """
+
+    def __init__(self, unet: UNet):
+        self._weight, self._bias, self.scale = _fold(unet.upConvs[0], unet.batchNorms[0])
+        self.kept = len(self.scale)
+        weight = unet.lastConv.weight / 10
+        self._last_weight = weight[:, : self.kept]
+        self._cell_weight = _arrange(self._fused())
+        bias = unet.lastConv.bias / 10 + torch.einsum("ocxyz,c->o", self._last_weight, self._bias)
+        self._cell_bias = bias.repeat_interleave(8)
+        # The pair's part of `lastConv`: each of the eight voxels of a cell sees 3^3 of the 4^3 in and around it.
+        inside = product((0, 1), repeat=3)
+        shifted = [F.pad(weight[:, self.kept :], (r, 1 - r, q, 1 - q, p, 1 - p)) for p, q, r in inside]
+        self._pair_weight = torch.stack(shifted, 1).flatten(0, 1)
+
+    def _fused(self) -> torch.Tensor:
+        """Weight [24, C + c, 3, 3, 3] for the input (leaky(x), x[:c])."""
+        # Enlarging by two is itself a transposed convolution with (1, 3, 3, 1) / 4 along each axis.
+        last = self._last_weight
+        tent = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=last.dtype, device=last.device)
+        tent = tent[:, None, None] * tent[:, None] * tent
+        enlarge = torch.diag_embed(self.scale.flatten())[..., None, None, None] * tent
+        # Transposed convolution (kernel 4) then convolution (3) is a transposed convolution with a kernel of 6, ...
+        kernel = F.conv3d(torch.cat([self._weight, enlarge]), last, padding=2)
+        # ... of which an even or odd output voxel sees every second tap.
+        taps = kernel.view(*kernel.shape[:2], 3, 2, 3, 2, 3, 2).flip(2, 4, 6)
+        return taps.permute(1, 3, 5, 7, 0, 2, 4, 6).reshape(-1, len(kernel), 3, 3, 3)
+
+    def cells(self, padded: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+        """[N, 24, d, h, w] of (leaky(x), x[:c]) with a voxel and the pair with a voxel (or two, if odd) around it."""
+        return F.conv3d(padded, self._cell_weight, self._cell_bias) + F.conv3d(pair, self._pair_weight, stride=2)
+
+    def on(self, x: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+        """[N, 3, D, H, W] of all activations x at half the resolution and the pair, differentiable."""
+        activated, kept = F.leaky_relu(x), x[:, : self.kept]
+        padded = [F.pad(activated, (1,) * 6), F.pad(_arrange(kept), (1,) * 6, mode="replicate")]
+        (d, h, w), (depth, height, width) = x.shape[2:], pair.shape[2:]
+        images = F.pad(pair, (1, 2 * w + 1 - width, 1, 2 * h + 1 - height, 1, 2 * d + 1 - depth))
+        cells = self.cells(torch.cat(padded, 1), images).contiguous().view(-1, 3, 2, 2, 2, d, h, w)
+        fine = cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(-1, 3, 2 * d, 2 * h, 2 * w)
+        result = _crop(fine, pair.shape[2:])
+        self.stop_at_faces(result, lambda axis, place: (activated.select(axis, place), kept.select(axis, place)))
+        return result
+
+    def stop_at_faces(self, result: torch.Tensor, plane_of: Callable) -> None:
+        """Takes off what the last step's activations beyond the border contributed to `result` [N, 3, D, H, W].
+
+        plane_of: leaky(x) and x[:c] in the first (0) or last (-1) plane across an axis, as plane_of(axis, 0 or -1).
+        """
+        for axis in (2, 3, 4):
+            across = [other for other in (2, 3, 4) if other != axis]
+            height, width = (result.shape[other] + 2 for other in across)
+            # The fine voxels one beyond the border see the outermost coarse ones only, through a single tap.
+            for outermost, tap in ((0, 0), (-1, 3 - result.shape[axis] % 2)):
+                activated, kept = plane_of(axis, outermost)
+                beyond = F.conv_transpose2d(activated, self._weight.select(axis, tap), self._bias, stride=2)
+                kept = F.pad(kept * self.scale[..., 0], (1,) * 4, mode="replicate")
+                beyond = beyond + F.interpolate(kept, scale_factor=2, mode="bilinear")[..., 1:-1, 1:-1]
+                # an edge or corner belongs to the first of its faces
+                inset = [int(other < axis) for other in across]
+                beyond = beyond[..., inset[0] : height - inset[0], inset[1] : width - inset[1]]
+                weight = self._last_weight.select(axis, 0 if outermost == 0 else 2)
+                result.select(axis, outermost).sub_(F.conv2d(beyond, weight, padding=inset))
+
+
 class InferenceUNet:
     """A `UNet` in evaluation mode rewritten as fewer and smaller operations; the same numbers but for rounding.
-
-    The last step up and `lastConv` are both linear, so they act as one convolution of the activations at half the
-    resolution whose output channels are the eight voxels of each cell times the three components. The 18 channels at
-    full resolution, which cost most of the time and memory, exist beyond the outermost voxels only: `lastConv` sees
-    zeros there, the one convolution goes on, and what that adds to the outermost voxels is taken off again.
 
     The fine levels are computed some planes at a time, so that little is held at once.
     """
 
     def __init__(self, unet: UNet):
         self._down = [(_arrange(convolution.weight), convolution.bias) for convolution in unet.downConvs]
-        *up, last = reversed(list(zip(unet.upConvs, unet.batchNorms, strict=True)))
+        up = reversed(list(zip(unet.upConvs, unet.batchNorms, strict=True))[1:])
         self._steps = [_Step(convolution, norm) for convolution, norm in up]
-        self._step_weight, self._step_bias, self._step_scale = _fold(*last)
-        kept = len(self._step_scale)
-        weight = unet.lastConv.weight / 10
-        self._last_weight = weight[:, :kept]
-        self._cell_weight = self._fuse_last()
-        bias = unet.lastConv.bias / 10 + torch.einsum("ocxyz,c->o", self._last_weight, self._step_bias)
-        self._cell_bias = bias.repeat_interleave(8)
-        # The pair's part of `lastConv`: each of the eight voxels of a cell sees 3^3 of the 4^3 in and around it.
-        self._pair_weight = weight.new_zeros(24, weight.shape[1] - kept, 4, 4, 4)
-        for n, (p, q, r) in enumerate(product((0, 1), repeat=3)):
-            self._pair_weight[n::8, :, p : p + 3, q : q + 3, r : r + 3] = weight[:, kept:]
-
-    def _fuse_last(self) -> torch.Tensor:
-        """Weight [24, C + c, 3, 3, 3] for the input (leaky(x), x[:c])."""
-        # Enlarging by two is itself a transposed convolution with (1, 3, 3, 1) / 4 along each axis.
-        last = self._last_weight
-        tent = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=last.dtype, device=last.device)
-        tent = tent[:, None, None] * tent[:, None] * tent
-        enlarge = torch.diag_embed(self._step_scale.flatten())[..., None, None, None] * tent
-        # Transposed convolution (kernel 4) then convolution (3) is a transposed convolution with a kernel of 6, ...
-        kernel = F.conv3d(torch.cat([self._step_weight, enlarge]), last, padding=2)
-        # ... of which an even or odd output voxel sees every second tap.
-        taps = kernel.view(*kernel.shape[:2], 3, 2, 3, 2, 3, 2).flip(2, 4, 6)
-        return taps.permute(1, 3, 5, 7, 0, 2, 4, 6).reshape(-1, len(kernel), 3, 3, 3)
+        self._end = _End(unet)
 
     def __call__(self, pair: torch.Tensor) -> torch.Tensor:
         pair = _arrange(pair)
@@ -246,7 +295,12 @@ class InferenceUNet:
             skip = skips.pop()
             x = _crop(x, skip.shape[2:])
         result = self._cells(x, skip, pair)
-        self._end_at_faces(result, x, skip)
+
+        def plane_of(axis: int, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+            plane = x.select(axis, place)
+            return torch.cat([F.leaky_relu(plane), skip.select(axis, place)], 1), plane[:, : self._end.kept]
+
+        self._end.stop_at_faces(result, plane_of)
         return result
 
     def _encode(self, pair: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -266,11 +320,10 @@ class InferenceUNet:
         result = torch.empty((1, 3, 2 * d, 2 * h, 2 * w), device=x.device)
         for start, stop, low, high in _slabs(d):
             padded = self._padded(x[:, :, low:high], skip[:, :, low:high], (low - start + 1, stop + 1 - high))
-            cells = F.conv3d(padded, self._cell_weight, self._cell_bias)
             first, last = max(2 * start - 1, 0), min(2 * stop + 1, pair.shape[2])
             in_depth = first - 2 * start + 1, 2 * stop + 1 - last
             images = F.pad(pair[:, :, first:last], (1, beyond[2], 1, beyond[1], *in_depth))
-            cells += F.conv3d(images, self._pair_weight, stride=2)
+            cells = self._end.cells(padded, images)
             n = stop - start
             fine = result[0, :, 2 * start : 2 * stop].view(3, n, 2, h, 2, w, 2)
             fine.copy_(cells.view(3, 2, 2, 2, n, h, w).permute(0, 4, 1, 5, 2, 6, 3))
@@ -283,12 +336,12 @@ class InferenceUNet:
         """
         activated = x.shape[1] + skip.shape[1]
         d, h, w = x.shape[2:]
-        size = 1, activated + len(self._step_scale), d + sum(in_depth), h + 2, w + 2
+        size = 1, activated + self._end.kept, d + sum(in_depth), h + 2, w + 2
         result = torch.empty(size, device=x.device, memory_format=_layout(x.device))
         inner = result[:, :, in_depth[0] : in_depth[0] + d, 1:-1, 1:-1]
         F.leaky_relu(inner[:, : x.shape[1]].copy_(x), inplace=True)
         inner[:, x.shape[1] : activated] = skip
-        inner[:, activated:] = x[:, : len(self._step_scale)]
+        inner[:, activated:] = x[:, : self._end.kept]
         for axis, added in zip((2, 3, 4), (in_depth, (1, 1), (1, 1)), strict=True):
             n = result.shape[axis]
             for outermost, next_to_it, is_added in zip((0, n - 1), (1, n - 2), added, strict=True):
@@ -297,28 +350,6 @@ class InferenceUNet:
                     plane[:, :activated] = 0
                     plane[:, activated:] = result.select(axis, next_to_it)[:, activated:]
         return result
-
-    def _end_at_faces(self, result: torch.Tensor, x: torch.Tensor, skip: torch.Tensor) -> None:
-        """Takes off what the last step's activations beyond the border contributed to `result` [1, 3, D, H, W]."""
-        channels = len(self._step_scale)
-        for axis in (2, 3, 4):
-            across = [other for other in (2, 3, 4) if other != axis]
-            height, width = (result.shape[other] + 2 for other in across)
-            # The fine voxels one beyond the border see the outermost coarse ones only, through a single tap.
-            last_tap = result.shape[axis] + 3 - 2 * x.shape[axis]
-            for outermost, tap in ((0, 0), (-1, last_tap)):
-                plane = x.select(axis, outermost)
-                source = torch.cat([F.leaky_relu(plane), skip.select(axis, outermost)], 1)
-                beyond = F.conv_transpose2d(source, self._step_weight.select(axis, tap), self._step_bias, stride=2)
-                kept = F.pad(plane[:, :channels] * self._step_scale[..., 0], (1,) * 4, mode="replicate")
-                beyond += F.interpolate(kept, scale_factor=2, mode="bilinear")[..., 1:-1, 1:-1]
-                beyond = beyond[..., :height, :width]
-                for n, other in enumerate(across):
-                    if other < axis:  # an edge or corner belongs to the first of its faces
-                        beyond.select(2 + n, 0).zero_()
-                        beyond.select(2 + n, -1).zero_()
-                weight = self._last_weight.select(axis, 0 if outermost == 0 else 2)
-                result.select(axis, outermost).sub_(F.conv2d(beyond, weight))
 
 
 class GradICON(nn.Module):
