@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from IconRegistrationLib.core.geometry import Grid
-from IconRegistrationLib.core.sampling import coverage, sample, smooth_for
+from IconRegistrationLib.core.sampling import coverage, sample, smooth_for, smooth_sample
 
 
 def rotation(seed, left_handed=False):
@@ -190,3 +190,21 @@ def test_smoothing_follows_axes_through_a_rotation_and_leaves_fine_targets_alone
 def test_smoothing_keeps_a_constant_to_the_border():
     source = Grid.from_parts((9, 9, 9))
     assert np.allclose(smooth_for(np.full(source.shape, 7.0), source, source.with_shape((2, 2, 2))), 7)
+
+
+@pytest.mark.parametrize("layout", ["coarser", "finer", "mirrored", "turned", "beyond"])
+def test_smoothing_and_sampling_in_one_gives_the_same_values(layout):
+    """Along the same axes by one matrix per axis, otherwise by the general way."""
+    array = np.random.default_rng(6).normal(100, 30, SOURCE.shape).astype(np.float32)
+    coarse = SOURCE.with_shape((7, 5, 9))
+    target = {
+        "coarser": coarse,
+        "finer": SOURCE.with_shape((20, 40, 9)),
+        "mirrored": Grid(
+            coarse.shape, coarse.affine @ np.array([[-1, 0, 0, 8], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        ),
+        "turned": TARGETS["oblique"],
+        "beyond": coarse.box((-2, -1, 0), (9, 6, 7)),
+    }[layout]
+    expected = sample(smooth_for(array, SOURCE, target), SOURCE, target, outside=-7)
+    assert np.abs(smooth_sample(array, SOURCE, target, outside=-7) - expected).max() < 1e-3

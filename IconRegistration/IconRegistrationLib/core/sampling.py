@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .geometry import Grid
+from .geometry import Grid, apply_affine
 
 #: Positions computed at a time: 3 MB in float64, so that the steps of one slab meet their operands in the cache.
 SLAB_VOXELS = 2**17
@@ -85,9 +85,7 @@ def interpolate_affine(volume: torch.Tensor, matrix: np.ndarray, shape, slab: sl
     Where the axes of both run alike, as from a lattice to its own image, the weights are one matrix per axis: three
     times faster than weighing eight neighbours per voxel.
     """
-    linear = matrix[:3, :3]
-    slant = np.abs(linear - np.diag(np.diag(linear))) @ np.array(shape[::-1])
-    if slant.max() > FACE_TOLERANCE:
+    if not _runs_alike(matrix, shape):
         return interpolate(volume, affine_index(matrix, shape, slab))
     ranges = ((slab.start, slab.stop), (0, shape[1]), (0, shape[2]))
     along_k, along_j, along_i = (
@@ -98,6 +96,13 @@ def interpolate_affine(volume: torch.Tensor, matrix: np.ndarray, shape, slab: sl
     used = slice(int(used[0]), int(used[-1]) + 1)
     planes = along_k[:, used] @ volume[:, used].flatten(2)
     return along_j @ planes.reshape(len(volume), len(along_k), *volume.shape[2:]) @ along_i.T
+
+
+def _runs_alike(matrix: np.ndarray, shape) -> bool:
+    """Whether a map of the voxels of an array of `shape` (k, j, i), 4x4, moves each along its own axis only."""
+    linear = matrix[:3, :3]
+    slant = np.abs(linear - np.diag(np.diag(linear))) @ np.array(shape[::-1])
+    return bool(slant.max() <= FACE_TOLERANCE)
 
 
 def _linear_weights(n: int, positions: np.ndarray) -> torch.Tensor:
@@ -167,8 +172,38 @@ def smooth_for(array: np.ndarray, source: Grid, target: Grid, transform: np.ndar
     volume = as_volume(array)[0]
     for axis, ratio in zip((2, 1, 0), ratios, strict=True):
         if ratio > 1:
-            volume = _gaussian_along(volume, axis, math.sqrt((ratio**2 - 1) / (8 * math.log(2))))
+            volume = _gaussian_along(volume, axis, _sigma(ratio))
     return volume.numpy()
+
+
+def smooth_sample(array: np.ndarray, source: Grid, target: Grid, outside: float = 0.0) -> np.ndarray:
+    """`array` [k, j, i] on `source`, smoothed for `target` and sampled there: `smooth_for`, then `sample`; float32.
+
+    Where the axes of both run alike and the target stays within the source's faces, both are one matrix per axis, and
+    what is dropped along one axis is not smoothed along the next: five times faster for a lattice of a few mm.
+    """
+    matrix = voxel_to_voxel(source, target)
+    reach = apply_affine(matrix, np.array([(0, 0, 0), np.array(target.size) - 1]))
+    within = (reach > -0.5 - FACE_TOLERANCE) & (reach < np.array(source.size) - 0.5 + FACE_TOLERANCE)
+    if not (within.all() and _runs_alike(matrix, target.shape)):
+        return sample(smooth_for(array, source, target), source, target, outside=outside)
+    along_k, along_j, along_i = (
+        _smooth_weights(n, matrix[axis, axis], matrix[axis, axis] * np.arange(m) + matrix[axis, 3])
+        for n, m, axis in zip(source.shape, target.shape, (2, 1, 0), strict=True)
+    )
+    rows = along_j @ (as_volume(array)[0] @ along_i.T)
+    return (along_k @ rows.flatten(1)).reshape(target.shape).numpy()
+
+
+def _smooth_weights(n: int, step: float, positions: np.ndarray) -> torch.Tensor:
+    """[m, n]: the weights of n samples in the values at m positions `step` apart, smoothed for that distance."""
+    weights = _linear_weights(n, positions)
+    return weights @ _gaussian_along(torch.eye(n), 0, _sigma(abs(step))) if abs(step) > 1 else weights
+
+
+def _sigma(ratio: float) -> float:
+    """In voxels, of the Gaussian that gives a voxel the width of `ratio` voxels."""
+    return math.sqrt((ratio**2 - 1) / (8 * math.log(2)))
 
 
 def _gaussian_along(volume: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
