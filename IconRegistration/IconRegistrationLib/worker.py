@@ -305,7 +305,7 @@ class _Models:
 def _state_of_weights(name, weights_dir) -> tuple[int, int] | None:
     """(time of the last change in ns, bytes) of the weights file; None where it is not on this machine."""
     card = catalog.find_card(name)
-    path = catalog.find_weights(card, weights_dir) if card.url else Path(name).expanduser()
+    path = catalog.find_weights(card, weights_dir) if name in catalog.CARDS else Path(name).expanduser()
     if path is None:
         return None
     status = path.stat()

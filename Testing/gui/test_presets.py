@@ -37,6 +37,7 @@ def by_name():
 def test_the_built_in_presets():
     assert [preset.title for preset in builtin_presets()] == [
         "Offline, no download",
+        "Built-in compact network",
         "uniGradICON",
         "uniGradICON + refinement",
         "multiGradICON: different modalities",
@@ -46,6 +47,7 @@ def test_the_built_in_presets():
     assert plain.apply(Settings()).refinement == "off"
     assert refined.apply(Settings()) == Settings(model="unigradicon", refine="field")
     assert by_name()["none"].apply(Settings()).refinement == "field"
+    assert by_name()["builtin"].apply(Settings()).refinement == "field"
 
 
 def test_a_new_card_appears_by_itself(monkeypatch):

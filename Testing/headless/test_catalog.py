@@ -1,5 +1,6 @@
 """Model cards, and weights through every accident: a local server stands for the publisher's."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -114,8 +115,14 @@ def test_cards_say_what_a_user_must_know():
         assert name == card.name
         assert card.title
         assert card.description
-        if name != "none":
+        if name == "builtin":
+            assert card.training
+            assert card.limits
+            assert card.results
+            assert not card.url  # nothing is downloaded
+        elif name != "none":
             assert card.url.startswith("https://")
+        if name != "none":
             assert card.licence
             assert card.citation
             assert card.preprocessing
@@ -132,12 +139,50 @@ def test_names_paths_and_neither(tmp_path, weights):
     own.write_bytes(weights)
     assert find_card("multigradicon") is CARDS["multigradicon"]
     assert find_card(own).title == "mine.trch"
-    with pytest.raises(InputError, match="choose one of none, unigradicon"):
+    with pytest.raises(InputError, match=r"choose one of none, .*unigradicon"):
         find_card("unigradicno")
     with pytest.raises(InputError, match="does not exist"):
         find_card(tmp_path / "absent.trch")
     with pytest.raises(InputError, match="'none' has no weights"):
         load_model("none")
+
+
+needs_shipped = pytest.mark.skipif(
+    not (catalog.SHIPPED / "builtin.trch").is_file(), reason="no weights in Resources/Models; Training/ship.py exports"
+)
+
+
+@needs_shipped
+def test_the_shipped_weights_are_those_of_their_card(tmp_path):
+    card = find_card("builtin")
+    path = fetch_weights(card, tmp_path)  # a folder for downloads changes nothing
+    assert path == catalog.SHIPPED / "builtin.trch"
+    assert path.stat().st_size == card.size <= 6e6
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == card.sha256
+    network, loaded, sha256 = load_model("builtin", weights_dir=tmp_path)
+    assert loaded is card
+    assert sha256 == card.sha256
+    assert network.shape == card.input_shape
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_shipped
+def test_shipped_weights_that_changed_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "builtin.trch").write_bytes((catalog.SHIPPED / "builtin.trch").read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(catalog, "SHIPPED", tmp_path)
+    with pytest.raises(InputError, match=r"builtin\.trch is not the file that its card describes.*install"):
+        load_model("builtin")
+
+
+def test_a_card_beside_weights_is_theirs(tmp_path, weights):
+    """So that a network which was just trained can be tried under the path of its file."""
+    own = tmp_path / "mine.trch"
+    own.write_bytes(weights)
+    card = replace(CARDS["none"], name="small", title="Mine", **SMALL)
+    (tmp_path / "mine.json").write_text(json.dumps({"card": asdict(card)}))
+    network, loaded, _ = load_model(own)
+    assert loaded == card
+    assert network.shape == SMALL["input_shape"]
 
 
 def test_the_first_load_downloads_and_the_second_does_not(a_card, publisher):

@@ -384,7 +384,7 @@ def test_a_run_beside_is_left_alone_and_what_was_moved_aside_comes_back(a_stoppa
 def test_models_are_listed_without_any_download(tmp_path, capfd):
     assert main(["models", "--json", "--weights-dir", str(tmp_path)]) == 0
     models = {entry["name"]: entry for entry in json.loads(capfd.readouterr().out)["models"]}
-    assert set(models) == {"none", "unigradicon", "multigradicon"}
+    assert set(models) == {"none", "builtin", "unigradicon", "multigradicon"}
     assert models["unigradicon"]["downloaded"] is False
     assert models["unigradicon"]["weights"].startswith(str(tmp_path))
     assert main(["models", "--weights-dir", str(tmp_path)]) == 0

@@ -1,5 +1,7 @@
 """Field refinement: recovers known deformations, obeys its masks and labels, and its parts equal closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from IconRegistrationLib.core import refine as room
 from IconRegistrationLib.core.errors import Cancelled
 from IconRegistrationLib.core.geometry import Grid, apply_affine
 from IconRegistrationLib.core.lattice import linear_between
-from IconRegistrationLib.core.refine import FieldRefinement, Pair, contrast_agreement, linear_maps, refine
+from IconRegistrationLib.core.refine import FieldRefinement, Pair, carried, contrast_agreement, linear_maps, refine
 
 OBLIQUE = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
 SHAPE = (26, 30, 34)
@@ -159,6 +161,36 @@ def test_linear_maps_are_the_linear_alignment():
         places = phi[0, :, kji[:, 0], kji[:, 1], kji[:, 2]].T.double().numpy()
         expected = apply_affine(matrix, here.to_world(kji[:, ::-1]))
         np.testing.assert_allclose(apply_affine(there.unit_to_world(), places), expected, atol=2e-3)
+
+
+def test_a_carried_map_goes_where_it_went_on_the_lattices_it_comes_from():
+    """An affine map that is not the alignment: its displacement is interpolated exactly."""
+    image = a_blurred_noise()
+    coarse = a_pair(image, image)
+    fine = replace(
+        coarse,
+        fixed=torch.zeros(1, 1, 40, 44, 48),
+        moving=torch.zeros(1, 1, 40, 44, 48),
+        fixed_lattice=coarse.fixed_lattice.box((4, 3, 3), (30, 28, 23)).with_shape((40, 44, 48)),
+        moving_lattice=coarse.moving_lattice.box((3, 4, 3), (31, 26, 22)).with_shape((40, 44, 48)),
+    )
+    bend = np.eye(4)
+    bend[:3] += 0.03 * np.random.default_rng(0).standard_normal((3, 4))
+    forward = coarse.linear @ bend
+
+    def mapped(matrix, domain, target):
+        """phi of a 4x4 in mm, from the samples of `domain`."""
+        n = np.array(domain.shape)
+        index = np.stack(np.meshgrid(*map(np.arange, n), indexing="ij"), -1)[..., ::-1].reshape(-1, 3)
+        places = target.to_index(apply_affine(matrix, domain.to_world(index)))
+        return torch.tensor(places[:, ::-1] / (n - 1)).float().T.reshape(1, 3, *n)
+
+    def both(pair):
+        lattices = pair.fixed_lattice, pair.moving_lattice
+        return mapped(forward, *lattices), mapped(np.linalg.inv(forward), *reversed(lattices))
+
+    for result, truth in zip(carried(*both(coarse), coarse, fine), both(fine), strict=True):
+        torch.testing.assert_close(result, truth, rtol=0, atol=2e-6)
 
 
 def test_the_regularisers_equal_their_closed_forms():

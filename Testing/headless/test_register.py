@@ -189,9 +189,9 @@ def a_network():
     return network
 
 
-def loader(network):
+def loader(network, alignment="none"):
     """In place of `load_model`: this network whatever the name."""
-    card = ModelCard("small", "A small network", "for tests", input_shape=SHAPE)
+    card = ModelCard("small", "A small network", "for tests", input_shape=network.shape, alignment=alignment)
     return lambda name, **options: (network, card, "0" * 64)
 
 
@@ -263,6 +263,21 @@ def test_a_network_starts_from_an_initial_transform(a_network):
     assert inside.sum() > 50
     back = registration.backward.transform_points(expected[inside])
     np.testing.assert_allclose(back, points[inside], atol=1e-2)
+
+
+def test_a_network_starts_where_its_card_says_and_its_maps_are_refined_on_the_refinements_lattice(a_network, monkeypatch):
+    a_network.shape = (20, 22, 24)
+    fixed, moving = two_scanners()
+    plain = register(fixed, moving, Settings(**SMALL), load=loader(a_network, "centre"))
+    assert plain.provenance["alignment"].startswith("centre")
+    monkeypatch.setattr(room, "refine", lambda pair, *maps, **options: maps)
+    refined = register(fixed, moving, Settings(**SMALL, refine="field"), load=loader(a_network, "centre"))
+    assert (refined.fixed_lattice.spacing < plain.fixed_lattice.spacing).all()
+    inner = fixed.grid.to_world(np.random.default_rng(1).uniform(12, 18, (200, 3)))
+    away = np.linalg.norm(plain.forward.transform_points(inner) - apply_affine(plain.linear, inner), axis=1)
+    apart = np.linalg.norm(refined.forward.transform_points(inner) - plain.forward.transform_points(inner), axis=1)
+    assert away.mean() > 1
+    assert apart.mean() < 0.05 * away.mean()
 
 
 def test_a_networks_maps_are_refined_and_its_weights_stay(a_network):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: what argparse needs besides). An option that is not given leaves the field's default.
 SETTINGS = {
     "align": ("KIND", "linear alignment first: auto, none, centre, mass, rigid, similarity, affine", {}),
-    "model": ("MODEL", "none, unigradicon, multigradicon, or a weights file (default: none)", {}),
+    "model": ("MODEL", "none, builtin, unigradicon, multigradicon, or a weights file (default: none)", {}),
     "refine": ("WHAT", "auto, field, network, off", {}),
     "steps": ("N", "refinement steps", {"type": int}),
     "similarity": ("NAME", "auto, lncc, lncc2, mind", {}),
@@ -431,7 +431,7 @@ def run_models(args: argparse.Namespace) -> None:
             progress.close()
     listed = []
     for card in cards:
-        weights = find_weights(card, args.weights_dir) if card.url else None
+        weights = find_weights(card, args.weights_dir)
         place = Path(args.weights_dir).expanduser() if args.weights_dir else cache_folder()
         listed.append(
             {
@@ -440,9 +440,12 @@ def run_models(args: argparse.Namespace) -> None:
                 "description": card.description,
                 "licence": card.licence,
                 "citation": card.citation,
+                "training": card.training,
+                "limits": card.limits,
+                "results": card.results,
                 "url": card.url,
                 "megabytes": round(card.size / 1e6),
-                "weights": str(weights or place / card.filename) if card.url else None,
+                "weights": str(weights or place / card.filename) if weights or card.url else None,
                 "downloaded": weights is not None if card.url else None,
             }
         )
@@ -451,9 +454,13 @@ def run_models(args: argparse.Namespace) -> None:
         return
     for entry in listed:
         print(f"{entry['name']}: {entry['title']}\n  {entry['description']}")
-        if entry["url"]:
-            state = "here" if entry["downloaded"] else f"not downloaded yet ({entry['megabytes']} MB); goes to"
+        if entry["weights"]:
+            absent = f"not downloaded yet ({entry['megabytes']} MB); goes to"
+            state = {True: "here", False: absent, None: "shipped,"}[entry["downloaded"]]
             print(f"  Licence: {entry['licence']}\n  Cite: {entry['citation']}\n  Weights: {state} {entry['weights']}")
+        for fact in ("training", "limits", "results"):
+            if entry[fact]:
+                print(f"  {fact.capitalize()}: {entry[fact]}")
 
 
 def run_demo(args: argparse.Namespace) -> None:

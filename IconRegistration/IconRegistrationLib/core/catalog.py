@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 #: Called with (bytes done, bytes in total); may raise Cancelled.
 ByteProgress = Callable[[int, int], None]
 
+#: Weights that come with the code, each beside its card: in Slicer and in a checkout beside the module, where pip
+#: installed it within the package.
+_PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = next(
+    (folder for folder in (_PACKAGE.parent / "Resources" / "Models", _PACKAGE / "Models") if folder.is_dir()),
+    _PACKAGE / "Models",
+)
 #: Environment variable: a folder with weights that were placed there by hand, for machines without a network.
 WEIGHTS_VARIABLE = "ICON_REGISTRATION_WEIGHTS"
 _CHUNK = 1 << 20
@@ -40,6 +47,9 @@ class ModelCard:
 
     input_shape: (D, H, W) of the lattice it was trained on.
     down_channels, up_channels: see `network.UNet`.
+    alignment: linear alignment that the network expects before it (`align.ALIGNMENTS`), "none" for box on box.
+    training, limits, results: of what and for how long it learned, what it cannot do, what was measured.
+    url: where the weights are downloaded from; empty where they are shipped, or there are none.
     size: bytes of the weights file, to within two per cent; 0 where unknown.
     sha256: of the weights file; None where the publisher states none. Then the first download is remembered.
     """
@@ -54,6 +64,10 @@ class ModelCard:
     input_shape: tuple[int, int, int] = (175, 175, 175)
     down_channels: tuple[int, ...] = (2, 16, 32, 64, 256, 512)
     up_channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    alignment: str = "none"
+    training: str = ""
+    limits: str = ""
+    results: str = ""
     url: str = ""
     size: int = 0
     sha256: str | None = None
@@ -68,6 +82,13 @@ _PREPROCESSING = "CT: -1000..1000 HU, MR: minimum .. 99th percentile, scaled to 
 _LICENCE = "Apache-2.0 (LICENSE of uncbiag/uniGradICON, code and weights); for research, not a medical device"
 _RELEASES = "https://github.com/uncbiag/uniGradICON/releases/download"
 
+
+def read_card(path: str | Path) -> ModelCard:
+    """The card in a JSON file beside weights, as Training/train.py exports it."""
+    values = json.loads(Path(path).read_text(encoding="utf-8"))["card"]
+    return ModelCard(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
 CARDS: dict[str, ModelCard] = {
     card.name: card
     for card in (
@@ -76,7 +97,9 @@ CARDS: dict[str, ModelCard] = {
             title="No network",
             description="Optimises the deformation of the pair itself. Needs no weights and no download.",
             modalities=("ct", "mri"),
+            alignment="affine",
         ),
+        *map(read_card, sorted(SHIPPED.glob("*.json"))),
         ModelCard(
             name="unigradicon",
             title="uniGradICON",
@@ -105,7 +128,7 @@ CARDS: dict[str, ModelCard] = {
 
 
 def find_card(name_or_path: str | Path) -> ModelCard:
-    """The card of a known name, or one made for a weights file of the published architecture.
+    """The card of a known name, the one beside a weights file, or one made for a file of the published architecture.
 
     Raises InputError that lists the names, or names the file that is missing.
     """
@@ -114,6 +137,8 @@ def find_card(name_or_path: str | Path) -> ModelCard:
         return CARDS[name]
     path = Path(name_or_path).expanduser()
     if path.is_file():
+        if "card" in _read_json(path.with_suffix(".json")):
+            return read_card(path.with_suffix(".json"))
         return replace(
             CARDS["unigradicon"],
             name=path.stem,
@@ -141,8 +166,11 @@ def cache_folder() -> Path:
 
 
 def find_weights(card: ModelCard, weights_dir: str | Path | None = None) -> Path | None:
-    """The weights file on this machine, or None: in `weights_dir`; else in the folder of ICON_REGISTRATION_WEIGHTS,
-    then in the cache."""
+    """The weights file of a known model on this machine, or None: the shipped one, or that in `weights_dir`; else in
+    the folder of ICON_REGISTRATION_WEIGHTS, then in the cache."""
+    if not card.url:
+        shipped = SHIPPED / card.filename
+        return shipped if shipped.is_file() else None
     if weights_dir is not None:
         folders = [Path(weights_dir).expanduser()]
     else:
@@ -156,9 +184,9 @@ def fetch_weights(card: ModelCard, weights_dir: str | Path | None = None, progre
 
     Raises InputError if the model has no weights, or for what `download` raises.
     """
-    if not card.url:
-        raise InputError(f"The model {card.name!r} has no weights; choose one of unigradicon, multigradicon or a file.")
     path = find_weights(card, weights_dir)
+    if path is None and not card.url:
+        raise InputError(f"The model {card.name!r} has no weights; choose one of unigradicon, multigradicon or a file.")
     if path is None:
         path = (Path(weights_dir).expanduser() if weights_dir else cache_folder()) / card.filename
         download(card, path, progress)
@@ -345,6 +373,11 @@ def _compare_with_record(path: Path, card: ModelCard, sha256: str) -> None:
     """Raises InputError if the file is no longer the one that was downloaded, or not the one that the card names."""
     record = path.with_name(path.name + ".json")
     expected = card.sha256 or _read_json(record).get("sha256")
+    if card.sha256 and not card.url and sha256 != card.sha256:
+        raise InputError(
+            f"{path} is not the file that its card describes (SHA-256 {sha256[:12]}..., not {card.sha256[:12]}...); "
+            "install ICON Registration again."
+        )
     if expected and expected != sha256:
         raise InputError(
             f"{path} has changed since it was downloaded (SHA-256 {sha256[:12]}..., not {expected[:12]}...); delete it "

@@ -279,9 +279,9 @@ def _device(settings: Settings, devices: list[dict] | None) -> dict | None:
 
 
 def _lattice(inputs: Inputs, settings: Settings, linear: np.ndarray, gpu: bool) -> Grid:
-    """The lattice that is worked on; without a network as it would be where the boxes overlap most."""
+    """The lattice that is worked on; the refinement's as it would be where the boxes overlap most."""
     fixed, moving = inputs.fixed.grid, inputs.moving.grid
-    if settings.model != "none":
+    if settings.model != "none" and settings.refinement != "field":
         return fixed.with_shape(catalog.find_card(settings.model).input_shape)
     centred = linear.copy()
     centred[:3, 3] += moving.centre - (linear @ [*fixed.centre, 1])[:3]
@@ -313,8 +313,9 @@ def _samples_of_levels(lattice: Grid) -> float:
 def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, similarities, inputs: Inputs) -> float:
     """On two CPU cores; for two possible similarities their geometric mean, hence wrong by 1.4 at most."""
     seconds = VOXEL_SECONDS * (math.prod(fixed.shape) + math.prod(moving.shape)) / 1e6
-    automatic = settings.align == "auto" and settings.model == "none" and inputs.initial is None
-    if automatic or settings.align in ("rigid", "similarity", "affine"):
+    automatic = settings.align == "auto" and inputs.initial is None
+    align = catalog.find_card(settings.model).alignment if automatic else settings.align
+    if align in ("rigid", "similarity", "affine"):
         seconds += ALIGNMENT_SECONDS
     if settings.model != "none":
         seconds += NETWORK_SECONDS
@@ -346,7 +347,8 @@ def _about_images(inputs: Inputs, settings: Settings, modalities, overlap: float
         little = (
             f"Only {_percent(overlap)} of {inputs.fixed.name} overlaps {inputs.moving.name} where the headers put them"
         )
-        if settings.align == "none" or (settings.align == "auto" and settings.model != "none"):
+        expected = catalog.find_card(settings.model).alignment
+        if settings.align == "none" or (settings.align == "auto" and expected == "none"):
             yield f"{little}; choose an alignment or an initial transform."
         else:
             kind = "affine" if settings.align == "auto" else settings.align

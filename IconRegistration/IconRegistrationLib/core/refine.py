@@ -111,6 +111,25 @@ def linear_maps(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
     return phi[:1], phi[1:]
 
 
+def carried(
+    phi_AB: torch.Tensor, phi_BA: torch.Tensor, source: Pair, target: Pair
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps on the lattices of `source` as maps on those of `target`, [1, 3, D, H, W] in [0, 1]^3.
+
+    Both pairs have one linear alignment; the displacement from it is interpolated, and continued beyond a box.
+    """
+    old, new = _Space(source), _Space(target)
+    start = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(source.fixed.device)
+    displacement = _rotated(old.target_to_mm, start - old.linear_places(start.shape[2:]))
+    shape = target.fixed_lattice.shape
+    lattices = (target.fixed_lattice, source.fixed_lattice), (target.moving_lattice, source.moving_lattice)
+    boxes = np.stack([np.linalg.inv(theirs.faces_to_world()) @ ours.faces_to_world() for ours, theirs in lattices])
+    places = _samples_through(torch.tensor(boxes, dtype=torch.float32, device=start.device), shape)
+    moved = _rotated(torch.linalg.inv(new.target_to_mm), _sample(displacement, places))
+    phi = _phi_from_faces(new.linear_places(shape) + moved)
+    return phi[:1], phi[1:]
+
+
 def contrast_agreement(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> float:
     """Whether what is brighter in one image is brighter in the other: sum c |c| / sum c^2 of the local correlation c.
 
@@ -155,10 +174,7 @@ class _Space:
 
     def linear_places(self, shape) -> torch.Tensor:
         """[2, 3, D, H, W]: where the linear alignment takes the samples of each domain."""
-        axes = [(2 * torch.arange(n, device=self.linear.device) + 1) / n - 1 for n in shape]
-        z, y, x = torch.meshgrid(*axes, indexing="ij")
-        domain = torch.stack([x, y, z]).flatten(1)
-        return (self.linear[:, :3, :3] @ domain + self.linear[:, :3, 3:]).unflatten(-1, tuple(shape))
+        return _samples_through(self.linear, shape)
 
     def roughness(self, displacement: torch.Tensor) -> torch.Tensor:
         """Mean squared derivative, mm per mm, of displacements [2, 3, D, H, W] in the target's box."""
@@ -285,6 +301,14 @@ def _unfolded(space: _Space, displacement: torch.Tensor) -> torch.Tensor:
 def _sample(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """values [2, C, D, H, W] at places [2, 3, d, h, w], trilinear, the border continued outwards."""
     return F.grid_sample(values, places.movedim(1, -1), padding_mode="border", align_corners=False)
+
+
+def _samples_through(matrices: torch.Tensor, shape) -> torch.Tensor:
+    """[2, 4, 4] applied to the samples of a lattice of `shape`: places [2, 3, D, H, W]."""
+    axes = [(2 * torch.arange(n, device=matrices.device) + 1) / n - 1 for n in shape]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    samples = torch.stack([x, y, z]).flatten(1)
+    return (matrices[:, :3, :3] @ samples + matrices[:, :3, 3:]).unflatten(-1, tuple(shape))
 
 
 def _rotated(matrices: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from .geometry import Grid, Image, Segmentation
 from .intensity import background_value, guess_modality, normalise
 from .lattice import REFINEMENT_VOXELS, linear_between, network_lattices, refinement_lattices, region_box
 from .network import choose_device, memory_guard
-from .refine import FieldRefinement, Pair, contrast_agreement, linear_maps, refine
+from .refine import FieldRefinement, Pair, carried, contrast_agreement, linear_maps, refine
 from .results import Registration
 from .sampling import coverage, sample, smooth_for
 from .settings import Settings
@@ -94,7 +95,7 @@ def register(
                 _Side.of(fixed, fixed_mask, settings.fixed_modality, settings),
                 _Side.of(moving, moving_mask, settings.moving_modality, settings),
             )
-            alignment = _alignment(*sides, initial, settings, step)
+            alignment = _alignment(*sides, initial, settings, card.alignment if card else "affine", step)
         with clock.stage("preparation"):
             if network is None:
                 pair = _refinement_pair(*sides, alignment.matrix, region, settings, device)
@@ -116,6 +117,11 @@ def register(
                     similarity = "lncc" if similarity == "auto" else similarity
                     maps = _finetuned(network, pair, similarity, settings, step)
                 else:
+                    if network is not None:
+                        seen, pair = pair, _refinement_pair(*sides, pair.linear, region, settings, device)
+                        if fixed_labels is not None:
+                            pair = _with_labels(pair, fixed_labels, moving_labels, thinned=True)
+                        maps = carried(*maps, seen, pair)
                     similarity = choose_similarity(pair, *maps) if similarity == "auto" else similarity
                     options = FieldRefinement(similarity=similarity, label_weight=settings.label_weight)
                     if settings.steps is not None:
@@ -194,11 +200,11 @@ class _Side:
         return seen.astype(np.float32)
 
 
-def _alignment(fixed: _Side, moving: _Side, initial, settings: Settings, step) -> Alignment:
+def _alignment(fixed: _Side, moving: _Side, initial, settings: Settings, expected: str, step) -> Alignment:
+    """expected: what the model was made to start from (`ModelCard.alignment`)."""
     kind = settings.align
     if kind == "auto":
-        # a network brings images together by itself, in the frame that it was trained in: box on box
-        kind = "affine" if settings.model == "none" and initial is None else "none"
+        kind = expected if initial is None else "none"
     return align(
         fixed.image,
         moving.image,
@@ -345,12 +351,14 @@ def _device_name(device: torch.device) -> str:
 
 
 def _versions() -> dict[str, str]:
-    import itk
-
+    try:
+        itk = version("itk")  # as installed: importing it to ask takes longer than a small registration
+    except PackageNotFoundError:
+        itk = "unknown"
     return {
         "IconRegistration": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
-        "itk": itk.Version.GetITKVersion(),
+        "itk": itk,
     }

@@ -18,10 +18,10 @@ class Settings:
     """How to register. Every field has a default that works for a first try; "auto" decides from the images."""
 
     model: str = "none"  #: a model card's name (core/catalog.py) or the path of a weights file
-    refine: str = "auto"  #: field, network, off; auto is field without a network and off with one
+    refine: str = "auto"  #: field, network, off; auto is field with "none" and "builtin", off with other networks
     steps: int | None = None  #: refinement steps (field: on each of three levels), None the method's default
     similarity: str = "auto"  #: lncc, lncc2, mind; auto as `choose_similarity` finds
-    align: str = "auto"  #: none, centre, mass, rigid, similarity, affine; auto is affine without a network
+    align: str = "auto"  #: none, centre, mass, rigid, similarity, affine; auto as the model expects it
     device: str = "auto"  #: cpu, cuda, cuda:1, mps
     precision: str = "auto"  #: float32, mixed (the network's arithmetic; maps are always float32)
     fixed_modality: str = "auto"  #: ct, mri
@@ -60,7 +60,7 @@ class Settings:
         """`refine` with "auto" decided."""
         if self.refine != "auto":
             return self.refine
-        return "field" if self.model == "none" else "off"
+        return "field" if self.model in ("none", "builtin") else "off"
 
     @classmethod
     def from_plain(cls, values: dict) -> Settings:

@@ -83,7 +83,8 @@ def describe(card: ModelCard) -> str:
         "": card.description,
         "Modalities: ": ", ".join(card.modalities).upper(),
         "Preprocessing: ": card.preprocessing,
-        "Download: ": f"{card.size / 1e6:.0f} MB, once" if card.size else "",
+        "Download: ": f"{card.size / 1e6:.0f} MB, once" if card.url else "",
+        "Limits: ": card.limits,
         "Licence: ": card.licence,
         "Cite: ": card.citation,
     }
