@@ -105,7 +105,7 @@ def ours(**settings) -> Callable[[Image, Image, Run], DisplacementField]:
 
 
 def _load_alignment() -> None:
-    """ITK loads its registration at first use, which takes seconds."""
+    """What torch sets up at first use is not the alignment's time."""
     from IconRegistrationLib.core.align import align
     from IconRegistrationLib.core.phantom import make_phantom
 
@@ -122,6 +122,8 @@ def elastix(fixed: Image, moving: Image, run: Run) -> DisplacementField:
 
         for name in ("ElastixRegistrationMethod", "TransformixFilter", "ParameterObject"):
             getattr(itk, name)  # itk loads at first use
+    # elastix 0.25.4 crashes in its second metric, bending energy, where ITK's threads are TBB's, the default of wheels
+    itk.MultiThreaderBase.SetGlobalDefaultThreader(itk.MultiThreaderBaseEnums.Threader_Pool)
     images = [itk_image(image) for image in (fixed, moving)]
     parameters = itk.ParameterObject.New()
     for kind in ("rigid", "affine", "bspline"):
@@ -181,19 +183,38 @@ def _ants_image(image: Image):
 # ----------------------------------------------------------------------------------------------------------- greedy
 
 
-def greedy(fixed: Image, moving: Image, run: Run) -> DisplacementField:
-    with run.loads():
-        import SimpleITK
-        from picsl_greedy import Greedy3D
-    tool = Greedy3D()
-    # for two contrasts too: its NMI, which is advised for them, sent every phantom out of the image
-    common = f"-threads {run.threads} -V 0 -i fixed moving -m WNCC 2x2x2 -n 100x50x10"
-    images = {"fixed": _sitk_image(fixed), "moving": _sitk_image(moving)}
-    with run.clock():
-        tool.execute(f"{common} -a -ia-image-centers -o affine", **images, affine=None)
-        tool.execute(f"{common} -it affine -sv -o warp", warp=None)
-    tool.execute("-rf fixed -rc all -r warp affine", all=None)
-    return DisplacementField(SimpleITK.GetArrayFromImage(tool["all"]), fixed.grid)
+#: greedy's matrices are between RAS points.
+RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def greedy(aligned: bool) -> Callable[[Image, Image, Run], DisplacementField]:
+    """aligned: started from our affine alignment in place of its own, to tell its two stages apart."""
+
+    def run_greedy(fixed: Image, moving: Image, run: Run) -> DisplacementField:
+        with run.loads():
+            import SimpleITK
+            from picsl_greedy import Greedy3D
+
+            from IconRegistrationLib.core.align import align
+
+            if aligned:
+                _load_alignment()
+        tool = Greedy3D()
+        # for two contrasts too: its NMI, which is advised for them, sent every phantom out of the image
+        common = f"-threads {run.threads} -V 0 -i fixed moving -m WNCC 2x2x2 -n 100x50x10"
+        images = {"fixed": _sitk_image(fixed), "moving": _sitk_image(moving)}
+        with tempfile.TemporaryDirectory() as folder:
+            start = f"{folder}/affine.mat" if aligned else "affine"
+            with run.clock():
+                if aligned:
+                    np.savetxt(start, RAS @ align(fixed, moving, "affine").matrix @ RAS)
+                else:
+                    tool.execute(f"{common} -a -ia-image-centers -o affine", **images, affine=None)
+                tool.execute(f"{common} -it {start} -sv -o warp", **images, warp=None)
+            tool.execute(f"-rf fixed -rc all -r warp {start}", all=None)
+        return DisplacementField(SimpleITK.GetArrayFromImage(tool["all"]), fixed.grid)
+
+    return run_greedy
 
 
 def _sitk_image(image: Image):
@@ -209,8 +230,14 @@ def _sitk_image(image: Image):
 # ------------------------------------------------------------------------------------------------------- ConvexAdam
 
 
+#: mm3 of a field of view; a head has 6 to 11 million, the largest image of Learn2Reg 8 million voxels.
+LARGEST_ON_1_MM = 12e6
+
+
 def convexadam(aligned: bool) -> Callable[[Image, Image, Run], DisplacementField]:
     """On 1 mm over the fixed image's field of view, as its own `convex_adam_translation` prepares images.
+
+    A torso is on 2 mm, as in Learn2Reg, whose images it was made for: 1 mm would be four times its largest image.
 
     aligned: after an affine alignment, here ours: it has none, and the challenges it won give it aligned images.
     """
@@ -226,7 +253,8 @@ def convexadam(aligned: bool) -> Callable[[Image, Image, Run], DisplacementField
             if aligned:
                 _load_alignment()
         torch.set_num_threads(run.threads)
-        grid = fixed.grid.with_shape(np.maximum(np.rint(fixed.grid.extent[::-1]), 1).astype(int))
+        spacing = 1.0 if np.prod(fixed.grid.extent) < LARGEST_ON_1_MM else 2.0
+        grid = fixed.grid.with_shape(np.maximum(np.rint(fixed.grid.extent[::-1] / spacing), 1).astype(int))
         with run.clock():
             linear = align(fixed, moving, "affine").matrix if aligned else np.eye(4)
             arrays = [
@@ -317,12 +345,15 @@ TOOLS = {
     "greedy": Tool(
         "greedy",
         "its quick start: affine centre on centre, then -sv, both WNCC 2x2x2 at 100x50x10",
-        greedy,
+        greedy(aligned=False),
         "picsl-greedy",
+    ),
+    "greedy-aligned": Tool(
+        "greedy, aligned", "the same after our affine alignment", greedy(aligned=True), "picsl-greedy"
     ),
     "convexadam": Tool(
         "ConvexAdam",
-        "MIND, defaults, images on 1 mm; it has no linear alignment",
+        "MIND, defaults, images on 1 mm (a torso on 2 mm, as in Learn2Reg); it has no linear alignment",
         convexadam(aligned=False),
         "convexadam",
     ),

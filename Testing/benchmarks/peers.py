@@ -13,7 +13,8 @@ machines' files. Without anything left to run, it prints the table alone; it is 
 Seconds are those of the registration, from images in memory to the tool's own result, of several rounds the median;
 loading is what its libraries take before, once per process. The peak is that of the process up to there, its libraries
 and the images included. What a pair is judged by stands above its table; "behind" says by how much of the best value a
-tool misses it.
+tool misses it. Labels, landmarks and references are for measuring: no tool is given any. A pair without them ranks no
+tool, for mutual information is what several of them maximise.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from pairs import PAIRS, load, reference_error
 #: Kind and seed of the phantoms: others than those that settings were chosen on.
 PHANTOMS = {"phantom CT-CT": ("ct", 11), "phantom CT-MR": ("ct-mr", 12), "phantom MR-MR": ("mr", 13)}
 TWO_CONTRASTS = ("phantom CT-MR", "cord T1-T2", "MS T1-FLAIR", "head CT-MR", "knee")
-#: What a pair is judged by, the first that it has. Mutual information shows failure, and is no accuracy.
+#: What a pair is judged by, the first that it has; mutual information shows failure, and judges nothing.
 MEASURES = {
     "error": ("known error", "mm", 2),
-    "reference": ("distance from the reference", "mm", 2),
+    "reference": ("distance from the published linear transform", "mm", 2),
     "tre": ("landmark error", "mm", 2),
     "dice": ("Dice", "", 3),
     "hd95": ("HD95", "mm", 1),
@@ -118,10 +119,12 @@ def evaluate(pair: str, folder: Path, options: argparse.Namespace) -> dict:
         result["error"] = report.dice.__class__(*map(float, errors))
     elif "reference" in PAIRS[pair]:
         result["reference"] = reference_error(pair, options.data, inputs.fixed, field)
-    folding = report.deformation.folding.share
-    return {"folding": folding} | {
-        name: [change.before, change.after] for name, change in result.items() if math.isfinite(change.after)
+    row = {"folding": report.deformation.folding.share}
+    row |= {
+        "segments": sum(math.isfinite(segment.dice.after) for segment in report.segments),
+        "landmarks": len(report.landmarks),
     }
+    return row | {name: [change.before, change.after] for name, change in result.items() if math.isfinite(change.after)}
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs
@@ -150,6 +153,12 @@ def _reason(run: subprocess.CompletedProcess) -> str:
         return f"ended by {signal.Signals(-run.returncode).name}"
     lines = [line for line in (run.stderr or run.stdout).splitlines() if line.strip()]
     return lines[-1].strip()[:200] if lines else f"exit code {run.returncode}"
+
+
+def commit() -> str:
+    """Of this checkout, whose library ours are: its version alone changes seldom."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine() -> str:
@@ -183,7 +192,7 @@ def run_all(pairs: list[str], tools: dict, options: argparse.Namespace, rows: li
                 if key(head) in done and not options.again:
                     continue
                 print(f"{pair}, {tools[name].title} ... ", end="", flush=True, file=sys.stderr)
-                row = head | {"version": tools[name].version} | measured(pair, name, options)
+                row = head | {"version": tools[name].version, "commit": commit()} | measured(pair, name, options)
                 print(row.get("failed") or f"{row['seconds']:.0f} s", file=sys.stderr)
                 rows.append(row)
                 with options.output.open("a") as lines:
@@ -229,30 +238,37 @@ def table(rows: list[dict], tools: dict) -> str:
             details += [f"\n### {pair}\n", "| tool | |\n|-|-|", *failed]
             continue
         measure = judged_by(next(iter(found.values())))
+        judged = measure != "nmi"
         order = sorted(found, key=lambda tool: found[tool][measure][1], reverse=measure in RISING)
         best = found[order[0]]
         equal = [tool for tool in order if behind(found[tool], best) <= EQUAL]
         fastest = min(equal, key=lambda tool: found[tool]["seconds"])
         quickest = min(row["seconds"] for row in found.values())
         label, unit, digits = MEASURES[measure]
-        summary.append(
-            f"| {pair} | {label}, {best[measure][0]:.{digits}f} {unit} before | {tools[order[0]].title}: "
-            f"{best[measure][1]:.{digits}f} {unit} | {tools[fastest].title}: {found[fastest]['seconds']:.0f} s |"
-        )
+        if judged:
+            summary.append(
+                f"| {pair} | {label}, {best[measure][0]:.{digits}f} {unit} before | {tools[order[0]].title}: "
+                f"{best[measure][1]:.{digits}f} {unit} | {tools[fastest].title}: {found[fastest]['seconds']:.0f} s |"
+            )
+        else:
+            summary.append(f"| {pair} | nothing: it has no labels, landmarks or reference | | |")
         shown = [name for name in MEASURES if name in best]
         heads = [f"{MEASURES[name][0]} {MEASURES[name][1]}".strip() for name in shown]
         before = ", ".join(
             f"{head} {best[name][0]:.{MEASURES[name][2]}f}" for head, name in zip(heads, shown, strict=True)
         )
-        columns = ["tool", *heads, "behind %", "folding %", "seconds", "x fastest", "loading s", "peak GiB"]
-        details += [f"\n### {pair}\n", f"Judged by {label}. Before: {before}.\n"]
+        columns = ["tool", *heads, "behind %", "folding %", "seconds", "x fastest", "CPU s", "loading s", "peak GiB"]
+        counts = [f"{best[name]} {name}" for name in ("segments", "landmarks") if best[name]]
+        means = f" Means over {' and '.join(counts)}." if counts else ""
+        details += [f"\n### {pair}\n", f"Judged by {label if judged else 'nothing'}. Before: {before}.{means}\n"]
         details += ["| " + " | ".join(columns) + " |", "|-" * len(columns) + "|"]
         for tool in order:
             row = found[tool]
-            cells = [tools[tool].title + (" *" if tool == fastest else "")]
+            cells = [tools[tool].title + (" *" if judged and tool == fastest else "")]
             cells += [f"{row[name][1]:.{MEASURES[name][2]}f}" if name in row else "" for name in shown]
-            cells += [f"{100 * behind(row, best):.1f}", f"{100 * row['folding']:.3f}", f"{row['seconds']:.1f}"]
-            cells += [f"{row['seconds'] / quickest:.1f}", f"{row['loading']:.1f}", f"{row['peak']:.1f}"]
+            cells += [f"{100 * behind(row, best):.1f}" if judged else "", f"{100 * row['folding']:.3f}"]
+            cells += [f"{row['seconds']:.1f}", f"{row['seconds'] / quickest:.1f}", f"{row['cpu_seconds']:.1f}"]
+            cells += [f"{row['loading']:.1f}", f"{row['peak']:.1f}"]
             details.append("| " + " | ".join(cells) + " |")
         details += failed
     recipes = [
@@ -260,10 +276,11 @@ def table(rows: list[dict], tools: dict) -> str:
         for name in tools
         if (versions := sorted({f"{tools[name].distribution} {row['version']}" for row in rows if row["tool"] == name}))
     ]
+    commits = sorted({row["commit"] for row in rows})
     machines = sorted({f"{row['machine']}, {row['threads']} threads" for row in rows})
     return "\n".join(
         [
-            "Machine: " + "; ".join(machines),
+            f"Machine: {'; '.join(machines)}. Checkout: {', '.join(commits)}.",
             "",
             *summary,
             *details,

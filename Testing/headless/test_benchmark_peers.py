@@ -1,4 +1,4 @@
-"""Every adapter of the accuracy benchmark gives the map from fixed to moving points, in mm and LPS."""
+"""Every adapter of the accuracy benchmark gives the map from fixed to moving points, in mm and LPS; its table ranks."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from IconRegistrationLib.core.geometry import Grid, Image, apply_affine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from adapters import TOOLS, Run, limit_threads
+from peers import table
 
 #: Where the fixed image's content lies in the moving image (mm LPS), and the limits of the field's mean error and of
 #: the length of its mean. The shift is long against the error of any tool and different along every axis, so that no
@@ -62,3 +63,35 @@ def test_a_known_shift_is_found(name, case):
     assert np.linalg.norm(error, axis=1).mean() < most
     assert np.linalg.norm(error.mean(axis=0)) < bias
     assert run.seconds > 0
+
+
+def a_row(pair: str, tool: str, seconds: float, **measures) -> dict:
+    clocks = {"seconds": seconds, "cpu_seconds": seconds, "loading": 1.0, "peak": 1.0}
+    head = {"pair": pair, "tool": tool, "round": 0, "threads": 2, "machine": "M", "version": "1", "commit": "abc"}
+    return head | clocks | {"folding": 0.0, "segments": 3, "landmarks": 0} | measures
+
+
+def test_the_table_names_the_most_accurate_and_the_fastest_of_equals():
+    rows = [
+        a_row("brain", "none", 20, dice=[0.2, 0.80], nmi=[1.0, 1.2]),
+        a_row("brain", "greedy", 10, dice=[0.2, 0.79], nmi=[1.0, 1.1]),
+        a_row("brain", "ants", 5, dice=[0.2, 0.70], nmi=[1.0, 1.3]),
+    ]
+    text = table(rows, TOOLS)
+    assert "| brain | Dice, 0.200  before | ours, none: 0.800  | greedy: 10 s |" in text
+    assert "Means over 3 segments." in text
+    assert "| greedy * | 0.790 |" in text
+
+
+def test_mutual_information_ranks_no_tool_and_a_failure_stays_in_the_table():
+    failure = {"failed": "not done after 4 minutes"}
+    head = {name: a_row("knee", "fireants", 1)[name] for name in ("pair", "tool", "round", "threads", "machine")}
+    rows = [
+        a_row("knee", "none", 20, nmi=[1.0, 1.2]),
+        a_row("knee", "ants", 5, nmi=[1.0, 1.3]),
+        head | {"version": "1", "commit": "abc"} | failure,
+    ]
+    text = table(rows, TOOLS)
+    assert "| knee | nothing: it has no labels, landmarks or reference | | |" in text
+    assert " * |" not in text
+    assert "| FireANTs | not done after 4 minutes |" in text
