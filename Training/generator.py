@@ -20,6 +20,8 @@ import torch.nn.functional as F
 #: What a label is made of. CT shows them at known values, (mean, spread) after its window -1000 .. 1000 HU.
 AIR, LUNG, FAT, SOFT, FLUID, BONE = range(6)
 CT_VALUES = ((0.0, 0.0), (0.10, 0.04), (0.45, 0.01), (0.525, 0.02), (0.505, 0.005), (0.75, 0.12))
+#: Share of the pairs that differ linearly by what an alignment leaves, not as two scans laid box on box do.
+ALIGNED = 0.8
 #: Share of the pairs whose sides have one contrast, of those that are painted as CT, and of the anatomies.
 SAME_CONTRAST, CT = 0.35, 0.3
 ANATOMIES = {"shapes": 0.4, "head": 0.2, "trunk": 0.25, "limb": 0.15}
@@ -97,7 +99,7 @@ def _looks(shape, draw: Draw) -> torch.Tensor:
     """Places in the anatomy that the samples of both sides see, [2, D, H, W, 3] in axis order."""
     axes = [torch.linspace(-1, 1, n, device=draw.device) for n in shape]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    aligned = draw.chance(0.5)  # what a linear alignment leaves, or two scans laid box on box
+    aligned = draw.chance(ALIGNED)
     coarse = tuple(-(-n // 2) for n in shape)
     strength = draw.uniform(0.2, 1.0)
     common = _zoom(draw)

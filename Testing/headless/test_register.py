@@ -265,7 +265,7 @@ def test_a_network_starts_from_an_initial_transform(a_network):
     np.testing.assert_allclose(back, points[inside], atol=1e-2)
 
 
-def test_a_network_starts_where_its_card_says_and_its_maps_are_refined_on_the_refinements_lattice(a_network, monkeypatch):
+def test_a_network_starts_where_its_card_says_and_is_refined_on_the_fields_lattice(a_network, monkeypatch):
     a_network.shape = (20, 22, 24)
     fixed, moving = two_scanners()
     plain = register(fixed, moving, Settings(**SMALL), load=loader(a_network, "centre"))
