@@ -170,7 +170,7 @@ class _Step:
 
     A transposed convolution with kernel 4 and stride 2 gives every fine voxel 2 x 2 x 2 of the coarse ones. All eight
     voxels of a cell together are therefore one convolution of 2^3 taps with eight times the channels and no more
-    work, which libraries compute faster (up to eight times for the 512 channels, on a CPU).
+    work, which libraries compute faster (up to seven times for 512 channels, on a CPU).
     """
 
     def __init__(self, convolution: nn.ConvTranspose3d, norm: nn.BatchNorm3d):
