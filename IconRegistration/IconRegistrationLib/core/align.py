@@ -8,7 +8,8 @@ information is a mean log-likelihood (Berndt et al., Annals of Economic and Soci
 that is a choice of starting points, and the promise that the result is never worse than the best of them, judged by
 one measure on the same samples.
 
-Runs agree to the bit; with another number of threads sums are added in another order, and maps agree to a hundredth of a millimetre.
+Runs agree to the bit; with another number of threads sums are added in another order, and maps agree to a hundredth of
+a millimetre.
 """
 
 from __future__ import annotations
