@@ -1,7 +1,7 @@
 """Ours and the tools that a user would pick instead: the same pairs, the same labels, the same machine, one run.
 
     python Testing/benchmarks/peers.py [--threads 2] [--only liver "phantom CT-MR" ...] [--tools ours,elastix,greedy]
-                                       [--data ../shared/data] [--minutes 60] [--rounds 1] [--again]
+                                       [--data ../shared/data] [--minutes 60] [--total 55] [--rounds 1] [--again]
                                        [--output peers.jsonl]
 
 Every tool registers every pair in a process of its own, at most `--threads` threads wide; which tool goes first
@@ -29,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from pairs import PAIRS, load, reference_error
@@ -170,7 +171,8 @@ def machine() -> str:
 
 
 def run_all(pairs: list[str], tools: dict, options: argparse.Namespace, rows: list[dict]) -> None:
-    """Runs what is not in `rows`, and adds it there and to the output file."""
+    """Runs what is not in `rows`, and adds it there and to the output file; begins none when the time is up."""
+    end = time.monotonic() + 60 * options.total
 
     def key(row):
         return row["pair"], row["tool"], row["round"], row["threads"], row["machine"], row["phantom_size"]
@@ -191,6 +193,9 @@ def run_all(pairs: list[str], tools: dict, options: argparse.Namespace, rows: li
                 }
                 if key(head) in done and not options.again:
                     continue
+                if time.monotonic() >= end:
+                    print("Time is up; the same command goes on from here", file=sys.stderr)
+                    return
                 print(f"{pair}, {tools[name].title} ... ", end="", flush=True, file=sys.stderr)
                 row = head | {"version": tools[name].version, "commit": commit()} | measured(pair, name, options)
                 print(row.get("failed") or f"{row['seconds']:.0f} s", file=sys.stderr)
@@ -297,6 +302,7 @@ def main() -> None:
     parser.add_argument("--tools", default="", help="names separated by commas (ours is all of ours); default all")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=60, help="time limit of one run")
+    parser.add_argument("--total", type=float, default=math.inf, metavar="MINUTES", help="begin no run after these")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--phantom-size", type=int, default=144)
     parser.add_argument("--again", action="store_true", help="run what is finished, too")
