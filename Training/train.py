@@ -269,8 +269,8 @@ def export(training: Training, folder: Path, pairs: int) -> dict[str, float]:
         citation="Architecture: Tian et al.: GradICON. CVPR 2023. Data: after Hoffmann et al.: SynthMorph. TMI 2022.",
         alignment="affine",
         training=f"Generated pairs only, no image of a person or animal: {training.step} steps, batch {plan.batch}, "
-        f"{training.seconds / 3600:.1f} h of wall clock on one {_name_of(training.device)}. {stages} of the four U-Nets are trained; "
-        "the others are the identity.",
+        f"{training.seconds / 3600:.1f} h of wall clock on one {_name_of(training.device)}. {stages} of the four "
+        "U-Nets are trained; the others are the identity.",
         limits="Never saw a real image in training. Was trained for motions of up to about a fifth of the box and an "
         f"affine alignment before it, on a lattice of {' x '.join(map(str, plan.shape))}: a start for the refinement.",
         input_shape=plan.shape,
