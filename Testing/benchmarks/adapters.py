@@ -136,7 +136,9 @@ def elastix(fixed: Image, moving: Image, run: Run) -> DisplacementField:
         _, found = itk.elastix_registration_method(
             *images, parameter_object=parameters, number_of_threads=run.threads, log_to_console=False
         )
-    return DisplacementField(itk.array_from_image(itk.transformix_deformation_field(images[1], found)), fixed.grid)
+    with tempfile.TemporaryDirectory() as folder:  # it writes the field there, too
+        displacement = itk.transformix_deformation_field(images[1], found, output_directory=folder)
+    return DisplacementField(itk.array_from_image(displacement), fixed.grid)
 
 
 def itk_image(image: Image):
