@@ -59,16 +59,10 @@ def inputs_of(pair: str, options: argparse.Namespace):
     if pair not in PHANTOMS:
         return load(pair, options.data), None
     from IconRegistrationLib.core.phantom import make_phantom
-    from IconRegistrationLib.core.results import Inputs
 
     modality, seed = PHANTOMS[pair]
     known = make_phantom(seed, options.phantom_size, modality)
-    parts = (
-        *(known.fixed, known.moving),
-        *(known.fixed_segmentation, known.moving_segmentation),
-        *(known.fixed_landmarks, known.moving_landmarks),
-    )
-    return Inputs(*parts), known
+    return known.inputs, known
 
 
 def register_pair(pair: str, name: str, folder: Path, options: argparse.Namespace) -> dict:

@@ -25,12 +25,12 @@ FEW_SLICES = 10
 #: Share of this machine's memory from which on a run is called large.
 NEARLY_FULL = 0.8
 #: Steps on each level, distances of the levels, steps of fine-tuning: defaults of core/refine.py and core/register.py.
-FIELD_STEPS, LEVELS, NETWORK_STEPS = 60, (4, 2, 1), 50
+FIELD_STEPS, LEVELS, NETWORK_STEPS = 40, (4, 2, 1), 50
 
 # Seconds on two x86 cores. Fitted to the pairs of docs/benchmarks.md, lattices as given there.
 #: An alignment that is optimised (hippocampus: 13 s with nearly nothing to refine).
 ALIGNMENT_SECONDS = 10.0
-#: Per million samples, all levels counted, and 60 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
+#: Per million samples, all levels counted, and 40 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
 REFINEMENT_SECONDS = {"lncc": 30.0, "lncc2": 30.0, "mind": 58.0}
 #: Per million voxels of both images: normalising, smoothing, warping and measuring. An estimate: docs/benchmarks.md has
 #: 0.08 for warping and 0.14 for the inverse consistency, per million samples; the rest was not measured apart.
@@ -174,7 +174,7 @@ def _cheaper(settings: Settings, device: str) -> tuple[Settings, str] | None:
     if settings.model != "none" and settings.refinement == "off" and kind == "cuda" and settings.precision != "mixed":
         return replace(settings, precision="mixed"), "the network in mixed precision"
     if settings.refinement == "network":
-        # the steps of the two refinements do not compare: 50 of one network, 60 on each level of a field
+        # the steps of the two refinements do not compare: 50 of one network, 40 on each level of a field
         return replace(settings, refine="field", steps=None), "field refinement instead of fine-tuning the network"
     # which refuses mixed precision
     return replace(settings, device="cpu", precision="auto"), "the CPU, which takes longer"

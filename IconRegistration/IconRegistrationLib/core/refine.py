@@ -33,19 +33,21 @@ from .similarity import LNCC, MINDSSC, GaussianWindow, apply_along_axes
 LEAST_JACOBIAN = 0.02
 #: Local blurs after which what is still folded is left, and reported.
 MOST_BLURS = 30
+#: How much of the gradient's running mean and mean square Adam keeps from step to step.
+MEAN_DECAY, SQUARE_DECAY = 0.9, 0.99
 
 
 @dataclass(frozen=True)
 class FieldRefinement:
     """How the maps are refined. docs/refinement.md tells how the defaults were chosen."""
 
-    steps: int = 60  #: Adam steps on each level
+    steps: int = 40  #: Adam steps on each level
     levels: tuple[float, ...] = (4, 2, 1)  #: sample distance on each level, in samples of the lattice
-    control_spacing: int = 2  #: distance of the B-spline's control points, in samples of the level
+    control_spacing: float = 2.5  #: distance of the B-spline's control points, in samples of the level's finest axis
     similarity: str = "lncc2"
     window: float = 2.0  #: LNCC's Gaussian sigma, in samples of the level
     inverse_consistency: float = 2.0  #: lambda_icon
-    diffusion: float = 1.0  #: lambda_diffusion
+    diffusion: float = 2.0  #: lambda_diffusion
     label_weight: float = 1.0  #: weight of 1 - mean soft Dice where labels are given
     learning_rate: float = 0.3  #: Adam's first step size, in samples of the level
 
@@ -217,7 +219,8 @@ class _Level:
         self.options = options
         self.shape = shape
         if options.similarity == "mind":
-            self.similarity = MINDSSC()
+            # closer patches than in training: noise of flat regions correlates less (docs/refinement.md)
+            self.similarity = MINDSSC(radius=1, dilation=1)
         else:
             self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True)
         self.sources = self.similarity.features(_resized(torch.cat([pair.moving, pair.fixed]), shape))
@@ -257,15 +260,16 @@ class _Level:
 def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callable[[float], None]) -> torch.Tensor:
     """Displacements from the linear alignment after `options.steps` of Adam, [2, 3, D, H, W], detached."""
     options = level.options
-    controls = [max(4, math.ceil(n / options.control_spacing)) for n in level.shape]
+    extents = space.edges.mean(0).tolist()
+    distance = options.control_spacing * min(e / n for e, n in zip(extents, level.shape, strict=True))
+    # equally far apart in mm: thick slices, which are few, are not thinned once more
+    controls = [max(4, min(n, math.ceil(e / distance - 1e-6))) for e, n in zip(extents, level.shape, strict=True)]
     spline = [_bspline_matrix(n, c).to(start.device) for n, c in zip(level.shape, controls, strict=True)]
     voxel = torch.tensor([2 / n for n in reversed(level.shape)], device=start.device).view(3, 1, 1, 1)
     coefficients = torch.zeros(2, 3, *controls, device=start.device, requires_grad=True)
-    optimiser = torch.optim.Adam([coefficients], lr=options.learning_rate, betas=(0.9, 0.99))
+    mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
     linear = space.linear_places(level.shape)
-    for step in range(options.steps):
-        cosine = (1 + math.cos(math.pi * step / options.steps)) / 2
-        optimiser.param_groups[0]["lr"] = options.learning_rate * (0.02 + 0.98 * cosine)
+    for step in range(1, options.steps + 1):
         displacement = start + apply_along_axes(coefficients, spline) * voxel
         places = linear + displacement
         loss = (
@@ -273,10 +277,16 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
             + options.inverse_consistency * space.inverse_inconsistency(displacement, places)
             + options.diffusion * space.roughness(displacement)
         )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        report((step + 1) / options.steps)
+        (gradient,) = torch.autograd.grad(loss, coefficients)
+        with torch.no_grad():
+            # Adam (Kingma & Ba, ICLR 2015); loading torch.optim costs a process a second
+            mean.lerp_(gradient, 1 - MEAN_DECAY)
+            square.lerp_(gradient**2, 1 - SQUARE_DECAY)
+            scale = torch.sqrt(square / (1 - SQUARE_DECAY**step)) + 1e-8
+            cosine = (1 + math.cos(math.pi * (step - 1) / options.steps)) / 2
+            rate = options.learning_rate * (0.02 + 0.98 * cosine) / (1 - MEAN_DECAY**step)
+            coefficients -= rate * mean / scale
+        report(step / options.steps)
     with torch.no_grad():
         return start + apply_along_axes(coefficients, spline) * voxel
 
