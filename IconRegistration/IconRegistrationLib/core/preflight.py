@@ -28,10 +28,10 @@ NEARLY_FULL = 0.8
 FIELD_STEPS, LEVELS, NETWORK_STEPS = 40, (4, 2, 1), 50
 
 # Seconds on two x86 cores. Fitted to the pairs of docs/benchmarks.md, lattices as given there.
-#: An alignment that is optimised (hippocampus: 13 s with nearly nothing to refine).
-ALIGNMENT_SECONDS = 10.0
+#: An alignment that is optimised (hippocampus: 3 s with nearly nothing to refine).
+ALIGNMENT_SECONDS = 1.5
 #: Per million samples, all levels counted, and 40 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
-REFINEMENT_SECONDS = {"lncc": 30.0, "lncc2": 30.0, "mind": 58.0}
+REFINEMENT_SECONDS = {"lncc": 18.0, "lncc2": 18.0, "mind": 34.0}
 #: Per million voxels of both images: normalising, smoothing, warping and measuring. An estimate: docs/benchmarks.md has
 #: 0.08 for warping and 0.14 for the inverse consistency, per million samples; the rest was not measured apart.
 VOXEL_SECONDS = 0.25
@@ -41,10 +41,10 @@ NETWORK_SECONDS = 14.4
 FINETUNING_SECONDS = 120.0
 
 # Bytes. The peaks of docs/benchmarks.md follow from these to within 0.2 GiB.
-#: A process with torch and itk loaded that has registered something small (hippocampus: 1.3 GiB).
-BASE_BYTES = int(1.2 * 2**30)
-#: Per lattice sample: see checks.BYTES_PER_SAMPLE.
-SAMPLE_BYTES = {"lncc": 595, "lncc2": 595, "mind": 980}
+#: A process with torch and itk loaded that has registered something small (hippocampus: 1.0 GiB).
+BASE_BYTES = int(0.85 * 2**30)
+#: Per lattice sample.
+SAMPLE_BYTES = {"lncc": 500, "lncc2": 500, "mind": 850}
 #: A network's evaluation and weights, and its fine-tuning, at 175^3 (docs/models.md).
 NETWORK_BYTES = int((0.82 + 0.27) * 2**30)
 FINETUNING_BYTES = int(3.9 * 2**30)
