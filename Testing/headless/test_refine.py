@@ -252,3 +252,19 @@ def test_the_jacobian_equals_that_of_the_flattened_field():
     linear = np.linalg.det(pair.linear[:3, :3])
     mine = space.jacobian(displacement)[0, 0].numpy() * linear
     np.testing.assert_allclose(mine, jacobian_determinant(field), atol=2e-3)
+
+
+def test_roughness_of_a_spline_is_that_of_its_samples():
+    pair = a_pair(a_blurred_noise(), a_blurred_noise(1))
+    space, shape, controls = room._Space(pair), pair.fixed_lattice.shape, (9, 12, 14)
+    spline = [room._bspline_matrix(n, c) for n, c in zip(shape, controls, strict=True)]
+    voxel = torch.tensor([2 / n for n in reversed(shape)]).view(3, 1, 1, 1)
+    start = 0.1 * torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(2))
+    form = room._Roughness(space, start, torch.zeros(2, 3, *controls, requires_grad=True), spline, voxel)
+    coefficients = torch.randn(2, 3, *controls, generator=torch.Generator().manual_seed(3)).requires_grad_()
+
+    sampled = space.roughness(start + room.apply_along_axes(coefficients, spline) * voxel)
+    assert form(coefficients).item() == pytest.approx((sampled - space.roughness(start)).item(), rel=1e-4)
+    (expected,) = torch.autograd.grad(sampled, coefficients)
+    (gradient,) = torch.autograd.grad(form(coefficients), coefficients)
+    assert (gradient - expected).abs().max() < 1e-4 * expected.abs().max()

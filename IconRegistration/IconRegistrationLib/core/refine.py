@@ -226,6 +226,7 @@ class _Level:
         self.sources = self.similarity.features(_resized(torch.cat([pair.moving, pair.fixed]), shape))
         self.targets = self.sources.flip(0)
         self.source_masks = _resized(torch.cat([pair.moving_mask, pair.fixed_mask]), shape)
+        self.masked = bool((self.source_masks < 1).any())
         self.weights = self.source_masks.flip(0) * self.similarity.informative(self.targets)
         self.labels = None
         if pair.fixed_labels is not None:
@@ -245,8 +246,8 @@ class _Level:
     @torch.no_grad()
     def weights_at(self, places: torch.Tensor) -> torch.Tensor:
         """How much each voxel counts, [2, 1, D, H, W], when its counterpart is at `places`."""
-        inside = (places.abs() <= 1).all(1, keepdim=True)
-        return self.weights * inside * _sample(self.source_masks, places)
+        weights = self.weights * (places.abs() <= 1).all(1, keepdim=True)
+        return weights * _sample(self.source_masks, places) if self.masked else weights
 
     def _label_mismatch(self, places: torch.Tensor) -> torch.Tensor:
         """1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""
@@ -267,6 +268,7 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
     spline = [_bspline_matrix(n, c).to(start.device) for n, c in zip(level.shape, controls, strict=True)]
     voxel = torch.tensor([2 / n for n in reversed(level.shape)], device=start.device).view(3, 1, 1, 1)
     coefficients = torch.zeros(2, 3, *controls, device=start.device, requires_grad=True)
+    roughness = _Roughness(space, start, coefficients, spline, voxel)
     mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
     linear = space.linear_places(level.shape)
     for step in range(1, options.steps + 1):
@@ -275,7 +277,7 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
         loss = (
             level.dissimilarity(places)
             + options.inverse_consistency * space.inverse_inconsistency(displacement, places)
-            + options.diffusion * space.roughness(displacement)
+            + options.diffusion * roughness(coefficients)
         )
         (gradient,) = torch.autograd.grad(loss, coefficients)
         with torch.no_grad():
@@ -289,6 +291,39 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
         report(step / options.steps)
     with torch.no_grad():
         return start + apply_along_axes(coefficients, spline) * voxel
+
+
+class _Roughness:
+    """How `_Space.roughness` of start + spline(coefficients) changes with the coefficients: a quadratic form.
+
+    A spline is a matrix along each axis, and so is a difference. The samples, of which there are fifteen to a
+    coefficient, need not be visited: the form's matrix is a product of one small matrix per axis.
+    """
+
+    def __init__(self, space: _Space, start: torch.Tensor, coefficients: torch.Tensor, spline, voxel: torch.Tensor):
+        def at(coefficients):
+            return space.roughness(start + apply_along_axes(coefficients, spline) * voxel)
+
+        (self._slope,) = torch.autograd.grad(at(coefficients), coefficients)  # they are zero: the linear term
+        in_mm = space.target_to_mm * voxel.view(3)
+        self._metric = in_mm.mT @ in_mm
+        overlaps = [basis.T @ basis for basis in spline]
+        self._axes = []
+        for axis, basis in enumerate(spline):
+            difference = basis.diff(dim=0)
+            matrices = [*overlaps[:axis], difference.T @ difference, *overlaps[axis + 1 :]]
+            shape = list(start.shape)
+            distance = space.edges[:, axis] / shape[2 + axis]
+            shape[2 + axis] -= 1
+            self._axes.append((matrices, 1 / (distance**2 * math.prod(shape))))
+
+    def __call__(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """A scalar: the roughness but for that of `start`."""
+        mixed = _rotated(self._metric, coefficients)
+        total = (self._slope * coefficients).sum()
+        for matrices, weights in self._axes:
+            total = total + (weights * (mixed * apply_along_axes(coefficients, matrices)).sum((1, 2, 3, 4))).sum()
+        return total
 
 
 @torch.no_grad()
