@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -91,10 +92,13 @@ def register(
                     progress=lambda done, total: step(done / total if total else 0.0),
                 )
         with clock.stage("alignment") as step:
-            sides = (
-                _Side.of(fixed, fixed_mask, settings.fixed_modality, settings),
-                _Side.of(moving, moving_mask, settings.moving_modality, settings),
+            sides = _both(
+                lambda image, mask, modality: _Side.of(image, mask, modality, settings),
+                (fixed, moving),
+                (fixed_mask, moving_mask),
+                (settings.fixed_modality, settings.moving_modality),
             )
+            records, outside = [_described(side) for side in sides], background_value(moving, sides[1].modality)
             alignment = _alignment(*sides, initial, settings, card.alignment if card else "affine", step)
         with clock.stage("preparation"):
             if network is None:
@@ -104,6 +108,8 @@ def register(
                 pair = _network_pair(*sides, None if stretched else alignment.matrix, region, card.input_shape, device)
             if fixed_labels is not None:  # check_pair: then the moving image has labels too
                 pair = _with_labels(pair, fixed_labels, moving_labels, thinned=settings.refinement == "field")
+        if settings.refinement != "field":
+            del sides  # both images at full resolution, which nothing reads any more
         if network is None:
             maps = linear_maps(pair)
         elif settings.refinement != "network":  # which evaluates the network itself
@@ -130,9 +136,14 @@ def register(
         with clock.stage("transform"):
             phi_AB, phi_BA = (phi.float().cpu() for phi in maps)
             lattices = pair.fixed_lattice, pair.moving_lattice
-            covers = [grid.padded(settings.padding) for grid in (fixed.grid, moving.grid)]
-            forward = flatten(phi_AB, *lattices, covers[0], pair.linear)
-            backward = flatten(phi_BA, *reversed(lattices), covers[1], np.linalg.inv(pair.linear))
+            forward, backward = _both(
+                flatten,
+                (phi_AB, phi_BA),
+                lattices,
+                lattices[::-1],
+                [grid.padded(settings.padding) for grid in (fixed.grid, moving.grid)],
+                (pair.linear, np.linalg.inv(pair.linear)),
+            )
             if moving.grid.is_orthogonal and not backward.grid.is_orthogonal:
                 backward = _straightened(backward, moving.grid.with_shape(pair.moving_lattice.shape))
     return Registration(
@@ -143,11 +154,11 @@ def register(
         fixed_lattice=pair.fixed_lattice,
         moving_lattice=pair.moving_lattice,
         linear=pair.linear,
-        outside=background_value(moving, sides[1].modality),
+        outside=outside,
         settings=settings,
         provenance={
-            "fixed": _described(sides[0]),
-            "moving": _described(sides[1]),
+            "fixed": records[0],
+            "moving": records[1],
             "model": {"name": settings.model, "title": card.title if card else "no network", "sha256": checksum},
             "refinement": settings.refinement,
             "similarity": similarity,
@@ -163,6 +174,12 @@ def register(
             "versions": _versions(),
         },
     )
+
+
+def _both(function: Callable, *arguments) -> list:
+    """`function` of the first and of the second of each of the arguments, at the same time."""
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(function, *arguments))
 
 
 def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> str:
@@ -188,16 +205,17 @@ class _Side:
     def on(self, lattice: Grid, device, *, antialias: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and mask on a lattice, [1, 1, D, H, W]; the mask also leaves out what was never scanned."""
         values = smooth_for(self.values, self.image.grid, lattice) if antialias else self.values
-        return (
-            torch.from_numpy(sample(values, self.image.grid, lattice))[None, None].to(device),
-            torch.from_numpy(self.mask_on(lattice))[None, None].to(device),
-        )
+        on_lattice = torch.from_numpy(sample(values, self.image.grid, lattice))[None, None].to(device)
+        return on_lattice, self.mask_on(lattice, device)
 
-    def mask_on(self, lattice: Grid) -> np.ndarray:
+    def mask_on(self, lattice: Grid, device) -> torch.Tensor:
+        """[1, 1, D, H, W], 1 where the image was scanned and its mask, if any, lets it count."""
         seen = coverage(self.image.grid, lattice)
         if self.mask is not None:
             seen &= sample((self.mask.array != 0).astype(np.uint8), self.mask.grid, lattice, order=0) > 0
-        return seen.astype(np.float32)
+        if seen.all():
+            return torch.ones(1, 1, 1, 1, 1, device=device).expand(1, 1, *lattice.shape)  # takes no memory
+        return torch.from_numpy(seen.astype(np.float32))[None, None].to(device)
 
 
 def _alignment(fixed: _Side, moving: _Side, initial, settings: Settings, expected: str, step) -> Alignment:
@@ -254,10 +272,7 @@ def _network_pair(fixed: _Side, moving: _Side, linear, region, shape, device) ->
             side.on(lattice, device, antialias=False)[0]
             for side, lattice in zip((fixed, moving), lattices, strict=True)
         ]
-    masks = [
-        torch.from_numpy(side.mask_on(lattice))[None, None].to(device)
-        for side, lattice in zip((fixed, moving), lattices, strict=True)
-    ]
+    masks = [side.mask_on(lattice, device) for side, lattice in zip((fixed, moving), lattices, strict=True)]
     for side, value, mask in zip((fixed, moving), values, masks, strict=True):
         if side.mask is not None:
             value *= mask
