@@ -472,6 +472,7 @@ def is_modified(panel) -> bool:
 def test_the_presets_that_are_promised(panel):
     promised = [
         "Offline, no download",
+        "Built-in compact network",
         "uniGradICON",
         "uniGradICON + refinement",
         "multiGradICON: different modalities",
