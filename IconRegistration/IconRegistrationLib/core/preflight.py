@@ -28,15 +28,15 @@ NEARLY_FULL = 0.8
 FIELD_STEPS, LEVELS, NETWORK_STEPS = 40, (4, 2, 1), 50
 
 # Seconds on two x86 cores. Fitted to the pairs of docs/benchmarks.md, lattices as given there.
-#: An alignment that is optimised (hippocampus: 3 s with nearly nothing to refine).
-ALIGNMENT_SECONDS = 1.5
+#: An alignment that is optimised (hippocampus: 2 s with nearly nothing to refine).
+ALIGNMENT_SECONDS = 1.2
 #: Per million samples, all levels counted, and 40 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
-REFINEMENT_SECONDS = {"lncc": 18.0, "lncc2": 18.0, "mind": 34.0}
+REFINEMENT_SECONDS = {"lncc": 11.0, "lncc2": 11.0, "mind": 26.0}
 #: Per million voxels of both images: normalising, smoothing, warping and measuring. An estimate: docs/benchmarks.md has
 #: 0.08 for warping and 0.14 for the inverse consistency, per million samples; the rest was not measured apart.
 VOXEL_SECONDS = 0.25
-#: Both directions of a network at 175^3: half of 28.8 CPU seconds (docs/models.md).
-NETWORK_SECONDS = 14.4
+#: Both directions of a network at 175^3.
+NETWORK_SECONDS = 6.8
 #: One step of fine-tuning a network on two CPU cores (docs/models.md).
 FINETUNING_SECONDS = 120.0
 
@@ -46,7 +46,7 @@ BASE_BYTES = int(0.85 * 2**30)
 #: Per lattice sample.
 SAMPLE_BYTES = {"lncc": 500, "lncc2": 500, "mind": 850}
 #: A network's evaluation and weights, and its fine-tuning, at 175^3 (docs/models.md).
-NETWORK_BYTES = int((0.82 + 0.27) * 2**30)
+NETWORK_BYTES = int((0.57 + 0.27) * 2**30)
 FINETUNING_BYTES = int(3.9 * 2**30)
 
 
