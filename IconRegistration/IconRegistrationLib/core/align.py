@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from .errors import InputError
 from .geometry import Grid, Image
-from .sampling import coverage, sample, smooth_sample
+from .sampling import coverage, sample_mask, smooth_sample
 from .settings import ALIGNMENTS
 
 #: Samples of the smaller image at the coarse and the fine level: what a rigid alignment of a head needs.
@@ -104,7 +104,10 @@ def align(
     if kind not in ALIGNMENTS:
         raise InputError(f"No alignment is called {kind!r}; choose one of {', '.join(ALIGNMENTS)}.")
     images = fixed, moving
-    masks = [_on(image.grid, mask) for image, mask in zip(images, (fixed_mask, moving_mask), strict=True)]
+    masks = [
+        None if mask is None else sample_mask(mask, image.grid)
+        for image, mask in zip(images, (fixed_mask, moving_mask), strict=True)
+    ]
     limits = [
         robust_range(image.array if mask is None else image.array[mask])
         for image, mask in zip(images, masks, strict=True)
@@ -206,11 +209,6 @@ def robust_range(array: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = np.quantile(values, [0.001, 0.999])
     return float(low), float(high if high > low else values.max())
-
-
-def _on(grid: Grid, mask: Image | None) -> np.ndarray | None:
-    """Bool [k, j, i] on `grid`: where a mask counts; None without one."""
-    return None if mask is None else sample((mask.array != 0).astype(np.uint8), mask.grid, grid, order=0) > 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .lattice import REFINEMENT_VOXELS, linear_between, network_lattices, refine
 from .network import choose_device, memory_guard
 from .refine import FieldRefinement, Pair, carried, contrast_agreement, linear_maps, refine
 from .results import Registration
-from .sampling import coverage, sample, smooth_for
+from .sampling import coverage, sample, sample_mask, smooth_for
 from .settings import Settings
 from .similarity import make_similarity
 
@@ -106,8 +106,6 @@ def register(
             else:
                 stretched = alignment.kind == "none" and initial is None and region is None
                 pair = _network_pair(*sides, None if stretched else alignment.matrix, region, card.input_shape, device)
-            if fixed_labels is not None:  # check_pair: then the moving image has labels too
-                pair = _with_labels(pair, fixed_labels, moving_labels, thinned=settings.refinement == "field")
         if settings.refinement != "field":
             del sides  # both images at full resolution, which nothing reads any more
         if network is None:
@@ -121,13 +119,13 @@ def register(
                 similarity = settings.similarity
                 if settings.refinement == "network":
                     similarity = "lncc" if similarity == "auto" else similarity
+                    pair = _with_labels(pair, fixed_labels, moving_labels, thinned=False)
                     maps = _finetuned(network, pair, similarity, settings, step)
                 else:
                     if network is not None:
                         seen, pair = pair, _refinement_pair(*sides, pair.linear, region, settings, device)
-                        if fixed_labels is not None:
-                            pair = _with_labels(pair, fixed_labels, moving_labels, thinned=True)
                         maps = carried(*maps, seen, pair)
+                    pair = _with_labels(pair, fixed_labels, moving_labels, thinned=True)
                     similarity = choose_similarity(pair, *maps) if similarity == "auto" else similarity
                     options = FieldRefinement(similarity=similarity, label_weight=settings.label_weight)
                     if settings.steps is not None:
@@ -212,7 +210,7 @@ class _Side:
         """[1, 1, D, H, W], 1 where the image was scanned and its mask, if any, lets it count."""
         seen = coverage(self.image.grid, lattice)
         if self.mask is not None:
-            seen &= sample((self.mask.array != 0).astype(np.uint8), self.mask.grid, lattice, order=0) > 0
+            seen &= sample_mask(self.mask, lattice)
         if seen.all():
             return torch.ones(1, 1, 1, 1, 1, device=device).expand(1, 1, *lattice.shape)  # takes no memory
         return torch.from_numpy(seen.astype(np.float32))[None, None].to(device)
@@ -279,8 +277,10 @@ def _network_pair(fixed: _Side, moving: _Side, linear, region, shape, device) ->
     return Pair(*values, *masks, *lattices, linear)
 
 
-def _with_labels(pair: Pair, fixed: Segmentation, moving: Segmentation, thinned: bool) -> Pair:
+def _with_labels(pair: Pair, fixed: Segmentation | None, moving: Segmentation | None, thinned: bool) -> Pair:
     """The pair with the structures that both segmentations name, as shares of voxels; `thinned` to every other one."""
+    if fixed is None:  # check_pair: either both images have labels, or none
+        return pair
     names = sorted(set(fixed.by_name()) & set(moving.by_name()))
     shape = [max(2, n // 2) if thinned else n for n in pair.fixed_lattice.shape]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .geometry import Grid, apply_affine
+from .geometry import Grid, Image, apply_affine
 
 #: Positions computed at a time: 3 MB in float64, so that the steps of one slab meet their operands in the cache.
 SLAB_VOXELS = 2**17
@@ -174,6 +174,11 @@ def smooth_for(array: np.ndarray, source: Grid, target: Grid, transform: np.ndar
         if ratio > 1:
             volume = _gaussian_along(volume, axis, _sigma(ratio))
     return volume.numpy()
+
+
+def sample_mask(mask: Image, target: Grid) -> np.ndarray:
+    """Bool [k, j, i] on `target`: where a mask counts (non-zero), nearest neighbour; False outside of it."""
+    return sample((mask.array != 0).astype(np.uint8), mask.grid, target, order=0) > 0
 
 
 def smooth_sample(array: np.ndarray, source: Grid, target: Grid, outside: float = 0.0) -> np.ndarray:
