@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.batch import command, outputs
+from IconRegistrationLib.batch import outputs
+from IconRegistrationLib.batch import pair as one_pair
 from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.core import files, pipeline
 from IconRegistrationLib.core.errors import Cancelled, DeviceMemoryError
@@ -237,7 +238,7 @@ def no_work(monkeypatch):
         return []
 
     monkeypatch.setattr(pipeline, "compute", lambda *_, **__: Results())
-    monkeypatch.setattr(command, "write_results", write)
+    monkeypatch.setattr(one_pair, "write_results", write)
 
 
 def left_in(folder):
@@ -263,7 +264,7 @@ def test_a_run_that_ends_early_leaves_what_was(
         (folder / "transform.nii.gz").write_text("half of it")
         raise error
 
-    monkeypatch.setattr(command, "write_results", fails)
+    monkeypatch.setattr(one_pair, "write_results", fails)
     if before:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "report.txt").write_text(before)
@@ -278,7 +279,7 @@ def test_a_run_that_ends_early_leaves_what_was(
 
 
 def test_debug_shows_where(inputs, tmp_path, no_work, monkeypatch, capfd):
-    monkeypatch.setattr(command, "write_results", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(one_pair, "write_results", lambda *_, **__: 1 / 0)
     assert main([*pair(inputs), "--out", str(tmp_path / "out"), "--debug"]) == 1
     assert "Traceback" in capfd.readouterr().err
 
@@ -315,14 +316,15 @@ def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pat
 #: that it starts at once.
 STOPPABLE = """
 import sys, time, types
-from IconRegistrationLib.batch import command
+from IconRegistrationLib.batch import command, pair, register
 def write(folder, *_, **__):
     (folder / "transform.nii.gz").write_text("half of it")
     print("ready", flush=True)
     time.sleep(120)
 sys.modules["IconRegistrationLib.core.pipeline"] = types.SimpleNamespace(compute=lambda *_, **__: None)
-command._settings = command._read_inputs = command._check_files = lambda *_: None
-command.write_results = write
+sys.modules["IconRegistrationLib.core.catalog"] = types.SimpleNamespace(load_model=None)
+register.check_files = register.check_settings = pair.read_inputs = lambda *_: None
+pair.write_results = write
 sys.exit(command.main(sys.argv[1:]))
 """
 

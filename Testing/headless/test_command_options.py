@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from IconRegistrationLib.batch import outputs
-from IconRegistrationLib.batch.command import SETTINGS, _settings, build_parser, main
+from IconRegistrationLib.batch.command import build_parser, main
+from IconRegistrationLib.batch.register import SETTINGS, settings_of
 from IconRegistrationLib.core.catalog import CARDS
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.files import write_image
@@ -39,7 +40,7 @@ def test_help_names_every_choice():
 
 def test_options_become_settings():
     words = ["register", "--fixed", "f", "--moving", "m", "--out", "o", "--ct-window", "-160", "240", "--steps", "5"]
-    assert _settings(build_parser().parse_args(words)) == Settings(ct_window=(-160.0, 240.0), steps=5)
+    assert settings_of(build_parser().parse_args(words)) == Settings(ct_window=(-160.0, 240.0), steps=5)
 
 
 def test_initial_mask_region_and_guide_reach_the_registration(a_phantom, a_pair, tmp_path, capfd):

@@ -1,18 +1,44 @@
-"""A first registration without data of one's own: the phantom, its known deformation, and what was found of it."""
+"""`icon-registration demo`: a first registration without data of one's own.
+
+The phantom, its known deformation, and what was found of it.
+"""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .outputs import output_folder, write_inputs, write_results
+from .outputs import check_folder, list_files, output_folder, write_inputs, write_results
+from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..core.register import Progress
     from ..core.results import Results
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `demo`."""
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="folder to write (default: demo)")
+    parser.add_argument("--size", metavar="N", type=int, default=144, help="about N^3 voxels (default: 144)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
+
+
+def run(args: argparse.Namespace) -> None:
+    """The phantom, registered: table, error against the truth, and what to open."""
+    folder = check_folder(args.out, args.overwrite)
+    progress = Progress()
+    try:
+        result = register_phantom(folder, args.size, progress)
+    finally:
+        progress.close()
+    print(result.results.report.table())
+    print("\nDistance to the known deformation within the body, mean and 95th percentile")
+    for name, (mean, high) in (("before", result.before), ("after", result.after)):
+        print(f"  {name:<8}{mean:7.2f} mm {high:7.2f} mm")
+    print(list_files(folder, result.notes))
 
 
 @dataclass(frozen=True)
@@ -25,7 +51,7 @@ class Demo:
     after: tuple[float, float]
 
 
-def run_demo(folder: Path, size: int, progress: Progress) -> Demo:
+def register_phantom(folder: Path, size: int, progress: Progress) -> Demo:
     """Make the phantom of about `size`^3 voxels, register it with the default settings, write all of it to `folder`."""
     from ..core.phantom import make_phantom
     from ..core.pipeline import compute

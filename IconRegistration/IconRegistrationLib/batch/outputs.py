@@ -47,6 +47,17 @@ FILES = {
 _SOFT_TISSUE = (400, 40)
 
 
+def files_in(folder: Path) -> list[str]:
+    """Those of `FILES` that are there."""
+    return [name for name in FILES if (folder / name).is_file()]
+
+
+def list_files(folder: Path, notes: Iterable[str]) -> str:
+    """What there is to open, and what was left out, to print."""
+    lines = [f"\nOpen this, in {folder}:", *(f"  {name:<30}{FILES[name]}" for name in files_in(folder))]
+    return "\n".join([*lines, *(f"Note: {note}" for note in notes)])
+
+
 # -------------------------------------------------------------------------------------------------------- the folder
 
 

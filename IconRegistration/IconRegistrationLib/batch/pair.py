@@ -1,0 +1,158 @@
+"""One pair of files, from the disk to the folder of results: what `register` and every row of a cohort do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.errors import InputError
+from ..core.settings import Settings
+from .outputs import region_of, write_results
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..core.register import Progress
+    from ..core.results import Inputs, Results
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Files, and how to register them. `initial` is a linear transform, `region` a label map; both as in `register`."""
+
+    fixed: str
+    moving: str
+    fixed_segmentation: str | None = None
+    moving_segmentation: str | None = None
+    fixed_landmarks: str | None = None
+    moving_landmarks: str | None = None
+    fixed_mask: str | None = None
+    moving_mask: str | None = None
+    initial: str | None = None
+    region: str | None = None
+    guide: bool = False
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file by its role; what is not given is left out."""
+        given = {role: getattr(self, role) for role in ROLES}
+        return {role: path for role, path in given.items() if path}
+
+
+#: The fields of `Pair` that name files.
+ROLES = tuple(field.name for field in fields(Pair) if field.name not in ("guide", "settings"))
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which of the optional files are written."""
+
+    scene: bool = True
+    pictures: bool = True
+    moving_resolution: bool = False
+
+
+def register_pair(
+    pair: Pair, folder: Path, outputs: Outputs, progress: Progress, load: Callable | None = None
+) -> tuple[Results, list[str]]:
+    """Read, check, register and write into the empty `folder`: the results, and what was left out and why.
+
+    load: `load_model`, or what keeps loaded networks between pairs.
+    Raises what `read_inputs` and `register` raise, and OSError where the disk does not take the results.
+    """
+    from ..core.catalog import load_model
+    from ..core.pipeline import compute
+
+    inputs = read_inputs(pair)
+    results = compute(
+        inputs,
+        pair.settings,
+        guide=pair.guide,
+        moving_resolution=outputs.moving_resolution,
+        progress=lambda stage, fraction: progress(stage, 0.95 * fraction),
+        load=load or load_model,
+    )
+    progress("writing", 0.95)
+    return results, write_results(folder, inputs, results, scene=outputs.scene, pictures=outputs.pictures)
+
+
+def check_files(paths: Iterable[str]) -> None:
+    """InputError that names the first file which is not there."""
+    from ..core.files import SERIES_SEPARATOR
+
+    for path in paths:
+        if not Path(path.partition(SERIES_SEPARATOR)[0]).expanduser().exists():
+            raise InputError(f"{path} does not exist; check the path.")
+
+
+def check_settings(settings: Settings) -> None:
+    """InputError if the device or the weights are not there."""
+    from ..core.catalog import find_card
+    from ..core.network import choose_device
+
+    choose_device(settings.device)
+    find_card(settings.model)
+
+
+def read_inputs(pair: Pair) -> Inputs:
+    """Everything that is registered, checked as far as it can be before work begins."""
+    import numpy as np
+
+    from ..core import checks
+    from ..core.files import image_header, read_image, read_landmarks, read_segmentation
+    from ..core.geometry import Grid
+    from ..core.results import Inputs
+
+    check_files(pair.files.values())
+    if pair.guide and not (pair.fixed_segmentation and pair.moving_segmentation):
+        raise InputError("--guide needs segments of both images; give --fixed-segmentation and --moving-segmentation.")
+    # by the headers alone: a file can claim any size
+    grids = [Grid(image_header(path).shape, np.eye(4)) for path in (pair.fixed, pair.moving)]
+    checks.check_memory(*grids)
+    for path in filter(None, (pair.fixed_mask, pair.moving_mask, pair.region)):
+        checks.check_memory(Grid(image_header(path).shape, np.eye(4)), grids[0])
+
+    def read(path, reader):
+        return None if path is None else reader(path)
+
+    fixed, moving = read_image(pair.fixed), read_image(pair.moving)
+    inputs = Inputs(
+        fixed,
+        moving,
+        read(pair.fixed_segmentation, read_segmentation),
+        read(pair.moving_segmentation, read_segmentation),
+        read(pair.fixed_landmarks, read_landmarks),
+        read(pair.moving_landmarks, read_landmarks),
+        read(pair.fixed_mask, read_image),
+        read(pair.moving_mask, read_image),
+        read(pair.initial, _read_linear),
+    )
+    for segmentation, image in ((inputs.fixed_segmentation, fixed), (inputs.moving_segmentation, moving)):
+        if segmentation is not None:
+            checks.check_overlap(segmentation, image)
+    if pair.fixed_landmarks and pair.moving_landmarks:
+        checks.check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
+    if pair.region is None:
+        return inputs
+    mask = read_image(pair.region)
+    checks.check_mask(mask, fixed)
+    return Inputs(**{**vars(inputs), "region": region_of(mask.grid, mask.array)})
+
+
+def _read_linear(path: str) -> np.ndarray:
+    """4x4, fixed mm -> moving mm, of a linear transform file."""
+    import numpy as np
+
+    from ..core.files import read_transform
+
+    transform = read_transform(path)
+    if not transform.IsLinear():
+        raise InputError(f"{path} holds a {type(transform).__name__}, which is not linear; give an affine transform.")
+    matrix = np.eye(4)
+    matrix[:3, 3] = transform.TransformPoint([0.0, 0.0, 0.0])
+    for axis in range(3):
+        matrix[:3, axis] = np.array(transform.TransformPoint(np.eye(3)[axis].tolist())) - matrix[:3, 3]
+    return matrix
