@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 def _failed(code: int, sentence: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"icon-registration: {' '.join(sentence.split())}", file=sys.stderr)
+    lines = (" ".join(line.split()) for line in sentence.splitlines())  # a manifest's mistakes are one on each
+    print("icon-registration: " + "\n".join(filter(None, lines)), file=sys.stderr)
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -81,11 +82,16 @@ def register_pair(
 
 def check_files(paths: Iterable[str]) -> None:
     """InputError that names the first file which is not there."""
+    for path in paths:
+        if not is_there(path):
+            raise InputError(f"{path} does not exist; check the path.")
+
+
+def is_there(path: str) -> bool:
+    """Whether a file exists, or the folder of a "folder::UID"."""
     from ..core.files import SERIES_SEPARATOR
 
-    for path in paths:
-        if not Path(path.partition(SERIES_SEPARATOR)[0]).expanduser().exists():
-            raise InputError(f"{path} does not exist; check the path.")
+    return os.path.exists(os.path.expanduser(path.partition(SERIES_SEPARATOR)[0]))
 
 
 def check_settings(settings: Settings) -> None:

@@ -136,7 +136,7 @@ def find_card(name_or_path: str | Path) -> ModelCard:
     if name in CARDS:
         return CARDS[name]
     path = Path(name_or_path).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises where a name is too long
         if "card" in _read_json(path.with_suffix(".json")):
             return read_card(path.with_suffix(".json"))
         return replace(
