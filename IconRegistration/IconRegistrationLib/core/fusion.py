@@ -92,9 +92,9 @@ def fuse(atlases: Sequence[Segmentation], weights: Sequence[np.ndarray] | None =
     atlases: warped to one grid.  weights: of each, [k, j, i] (`vote_weights`); without them every atlas has one vote.
 
     Structures that share a layer in every atlas that has both exclude each other, and with the background they share
-    the vote; the others may overlap and are fused apart. The largest share wins. Equal shares go to the background, else to
-    the structure that the first atlases name first. An atlas without a structure has no say in it: a share is that of
-    the atlases which know the structure.
+    the vote; the others may overlap and are fused apart. The largest share wins. Equal shares go to the background,
+    else to the structure that the first atlases name first. An atlas without a structure has no say in it: a share is
+    that of the atlases which know the structure.
 
     Names, colours and tags are those of the first atlas that has the structure. Memory: a slab of votes at a time.
     Raises InputError if the atlases lie on different grids.
