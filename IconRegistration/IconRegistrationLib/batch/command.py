@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from .. import __version__
 from ..core.errors import Cancelled, DeviceMemoryError, InputError
 from . import demo, models, register, warp
+from .compatibility import translate
 
 #: Every command: its module has `add_options(parser)` and `run(args)`.
 COMMANDS = {
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     try:
-        args = build_parser().parse_args(arguments)
+        args = build_parser().parse_args(translate(arguments))
         with _termination_as_exception():
             args.run(args)
         return 0

@@ -64,10 +64,18 @@ def register_pair(
     load: `load_model`, or what keeps loaded networks between pairs.
     Raises what `read_inputs` and `register` raise, and OSError where the disk does not take the results.
     """
+    inputs = read_inputs(pair)
+    results = compute_pair(pair, inputs, outputs, progress, load)
+    return results, write_results(folder, inputs, results, scene=outputs.scene, pictures=outputs.pictures)
+
+
+def compute_pair(
+    pair: Pair, inputs: Inputs, outputs: Outputs, progress: Progress, load: Callable | None = None
+) -> Results:
+    """Register what was read; `register_pair` without its folder."""
     from ..core.catalog import load_model
     from ..core.pipeline import compute
 
-    inputs = read_inputs(pair)
     results = compute(
         inputs,
         pair.settings,
@@ -77,7 +85,7 @@ def register_pair(
         load=load or load_model,
     )
     progress("writing", 0.95)
-    return results, write_results(folder, inputs, results, scene=outputs.scene, pictures=outputs.pictures)
+    return results
 
 
 def check_files(paths: Iterable[str]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from ..core.errors import InputError
 from ..core.settings import Settings
 from .outputs import check_folder, files_in, list_files, output_folder
-from .pair import ROLES, Outputs, Pair, check_files, check_settings, register_pair
+from .pair import ROLES, Outputs, Pair, check_files, check_settings, compute_pair, read_inputs, register_pair
 from .progress import Progress
 
 #: Options of `register` that are fields of core.settings.Settings, which also checks their values: (metavar, help,
@@ -46,7 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--region", metavar="MASK", help="register only within the box of what is not 0 in it")
     add_settings(parser)
     out = parser.add_argument_group("outputs")
-    out.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write, whole or not at all")
+    out.add_argument("--out", metavar="DIR", type=Path, help="folder to write, whole or not at all")
+    out.add_argument("--transform-out", metavar="FILE", type=Path, help="fixed -> moving alone: .h5, .tfm, .nii.gz, ...")
+    out.add_argument("--warped-out", metavar="FILE", type=Path, help="the warped volume alone")
     out.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_outputs(out)
     out.add_argument("--json", action="store_true", help="progress and results as JSON objects on stdout")
@@ -85,20 +89,46 @@ def pair_of(args: argparse.Namespace) -> Pair:
 
 def run(args: argparse.Namespace) -> None:
     """Check, register, write."""
-    pair = pair_of(args)
-    folder = check_folder(args.out, args.overwrite, pair.files.values())
+    pair, outputs, notes = pair_of(args), outputs_of(args), []
+    folder = check_folder(args.out, args.overwrite, pair.files.values()) if args.out else None
+    single = _single_files(args)
+    if folder is None and not single:
+        raise InputError("Nothing would be written; give --out DIR, --transform-out FILE or --warped-out FILE.")
     check_files(pair.files.values())
     check_settings(pair.settings)
     progress = Progress(args.json)
     try:
-        with output_folder(folder) as partial:
-            results, notes = register_pair(pair, partial, outputs_of(args), progress)
+        if folder is None:
+            results = compute_pair(pair, read_inputs(pair), outputs, progress)
+        else:
+            with output_folder(folder) as partial:
+                results, notes = register_pair(pair, partial, outputs, progress)
+        for path, write in single.items():
+            write(results, path)
     finally:
         progress.close()
     if args.json:
-        files = files_in(folder)
-        result = {"folder": str(folder), "files": files, "notes": notes, "report": results.report.to_dict()}
+        written = {"folder": str(folder), "files": files_in(folder)} if folder else {}
+        single_files = {"single_files": [str(path) for path in single]} if single else {}
+        result = {**written, **single_files, "notes": notes, "report": results.report.to_dict()}
         print(json.dumps({"result": result}), flush=True)
         return
     print(results.report.table())
-    print(list_files(folder, notes))
+    if folder:
+        print(list_files(folder, notes))
+    for path in single:
+        print(path)
+
+
+def _single_files(args: argparse.Namespace) -> dict[Path, Callable]:
+    """Files beside the folder of results, or instead of it, and what writes them; each appears whole."""
+    from ..core.files import IMAGE_SUFFIXES, TRANSFORM_SUFFIXES, writable, write_field, write_image
+
+    wanted = {}
+    if args.transform_out:
+        path = writable(args.transform_out, IMAGE_SUFFIXES + TRANSFORM_SUFFIXES)
+        wanted[path] = lambda results, path: write_field(results.registration.forward, path)
+    if args.warped_out:
+        path = writable(args.warped_out, IMAGE_SUFFIXES)
+        wanted[path] = lambda results, path: write_image(results.warped, path)
+    return wanted

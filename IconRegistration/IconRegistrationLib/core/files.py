@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .displacement import DisplacementField
 
 IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
-TRANSFORM_SUFFIXES = (".h5", ".tfm")
+TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm")
 #: Between a DICOM folder and the UID of one of its series.
 SERIES_SEPARATOR = "::"
 #: More distinct values than any atlas has: an image, not a label map.
