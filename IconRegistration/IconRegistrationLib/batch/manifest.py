@@ -82,9 +82,10 @@ def _atlas_of(args: argparse.Namespace) -> dict[str, str]:
         raise InputError("--to-atlas and --from-atlas are two directions; choose one.")
     image = args.to_atlas or args.from_atlas
     given = {kind: getattr(args, f"atlas_{kind}") for kind in _KINDS if getattr(args, f"atlas_{kind}")}
+    if given and not image:
+        kind, path = next(iter(given.items()))
+        raise InputError(f"--atlas-{kind} {path} lacks its image; give --to-atlas IMAGE or --from-atlas IMAGE.")
     if not image:
-        for kind, path in given.items():
-            raise InputError(f"--atlas-{kind} {path} lacks its image; give --to-atlas IMAGE or --from-atlas IMAGE.")
         return {}
     side = "fixed" if args.to_atlas else "moving"
     atlas = {side: image, **{f"{side}_{kind}": path for kind, path in given.items()}}
