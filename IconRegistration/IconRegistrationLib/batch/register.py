@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     out = parser.add_argument_group("outputs")
     out.add_argument("--out", metavar="DIR", type=Path, help="folder to write, whole or not at all")
-    out.add_argument("--transform-out", metavar="FILE", type=Path, help="fixed -> moving alone: .h5, .tfm, .nii.gz, ...")
+    out.add_argument("--transform-out", metavar="FILE", type=Path, help="the transform alone: .h5, .tfm, .nii.gz")
     out.add_argument("--warped-out", metavar="FILE", type=Path, help="the warped volume alone")
     out.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_outputs(out)
