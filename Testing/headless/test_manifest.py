@@ -106,7 +106,9 @@ def test_json_with_settings_of_its_own(write):
         {"id": 12, "fixed": "a", "moving": "b", "ct_window": [-160, 240], "guide": False},
         {"id": "x", "fixed": "a", "moving": "b", "steps": 2, "spacing": None, "initial": ""},
     ]
-    path = write(json.dumps({"pairs": pairs, "settings": {"steps": 4, "align": "rigid"}}), "pairs.json")
+    path = write(
+        json.dumps({"pairs": pairs, "settings": {"steps": 4, "align": "rigid", "weights_dir": None}}), "pairs.json"
+    )
     first, second = read_manifest(path, DEFAULTS)
     assert (first.id, second.id) == ("12", "x")
     assert first.pair.settings == Settings(steps=4, align="rigid", ct_window=(-160.0, 240.0))
@@ -293,6 +295,7 @@ def test_ids_that_are_one_folder_somewhere(write):
         ('fixed,moving\na,"b"c\n', "row 2", "quotes that do not match"),
         (f"fixed,moving\na,{'x' * 200_000}\n", "row 2", "field larger than field limit"),
         ("fixed,moving\na,\n", "row 2", "moving is empty; name an image"),
+        ('fixed,moving\n"a\nb",c\nd,\n', "row 4", "moving is empty; name an image"),
         ("fixed,moving\na,./a\n", "row 2", "is both fixed and moving; name two images"),
         ("fixed,moving,guide\na,b,maybe\n", "row 2", "guide is 'maybe'; write yes or no"),
         ("fixed,moving,guide\na,b,1\n", "row 2", "guide needs segmentations of both images"),
