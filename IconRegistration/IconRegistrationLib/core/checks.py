@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import InputError
 from .geometry import Grid, Image, Landmarks, Segmentation
-from .results import Inputs
+
+if TYPE_CHECKING:
+    from .results import Inputs
 
 #: Fewest voxels along an axis from which a deformation can be told.
 FEWEST_VOXELS = 4

@@ -11,6 +11,7 @@ import contextlib
 import csv
 import gzip
 import json
+import math
 import os
 import re
 import struct
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .checks import physical_memory
 from .errors import InputError
 from .geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_vectors
 
@@ -32,6 +34,12 @@ IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm")
 #: Between a DICOM folder and the UID of one of its series.
 SERIES_SEPARATOR = "::"
+#: Bytes that are read, or unpacked, at once.
+_BLOCK = 1 << 22
+#: zlib's word for: a zlib or a gzip stream, as its first bytes say.
+_ZLIB_OR_GZIP = 47
+#: NIfTI's codes of voxel types with one value -> numpy's.
+_NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 #: More distinct values than any atlas has: an image, not a label map.
 MOST_LABELS = 5000
 
@@ -73,9 +81,7 @@ def read_image(path) -> Image:
 
     io = _open(path)
     header = _header(path, io)
-    if ".nii" in path.suffixes:
-        _refuse_truncated_nifti(path, header.bytes)
-        _refuse_nan_in_nifti(path, header.bytes)
+    _check_voxels(path, io)
     pixel = {"int8": itk.SS, "int64": itk.D, "uint64": itk.D}.get(header.dtype.name)  # not wrapped in Python
     pixel = pixel or {v: k for k, v in _pixel_types().items()}[header.dtype.name]
     with _itk_errors(path):
@@ -83,8 +89,7 @@ def read_image(path) -> Image:
         reader.Update()
     image = reader.GetOutput()
     grid = _grid_of(image)
-    if ".nii" in path.suffixes:
-        _refuse_sheared_nifti(path, grid, io)
+    _refuse_sheared_nifti(path, grid, io)
     return Image(itk.array_from_image(image).astype(header.dtype, copy=False), grid, _stem(path))
 
 
@@ -152,8 +157,10 @@ def _itk_errors(path: Path, what: str = "an image") -> Iterator[None]:
     itk.Object.SetGlobalWarningDisplay(False)
     try:
         yield
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR:").strip()
+    except (RuntimeError, MemoryError, IndexError, UnicodeDecodeError) as error:
+        # the last where ITK quotes bytes of the file that are no text
+        said = error.object.decode("utf-8", "replace") if isinstance(error, UnicodeDecodeError) else str(error)
+        reason = (said.strip().splitlines() or ["out of memory"])[-1].removeprefix("ITK ERROR:").strip()
         raise InputError(f"{path} cannot be read as {what} ({reason}); is it damaged or of another type?") from error
     finally:
         itk.Object.SetGlobalWarningDisplay(shown)
@@ -165,8 +172,12 @@ def _open(path: Path):
 
     io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if io is None:
-        raise InputError(f"{path} is empty, damaged or no image; give NRRD, NIfTI, MetaImage or a DICOM folder.")
+        raise InputError(
+            f"{path} is empty, damaged or no image that is read; give NRRD, NIfTI-1, MetaImage or a DICOM folder."
+        )
     io.SetFileName(str(path))
+    if io.GetNameOfClass() == "MetaImageIO":
+        _check_meta_dimensions(path)
     with _itk_errors(path):
         try:
             io.ReadImageInformation()
@@ -176,13 +187,33 @@ def _open(path: Path):
             io = itk.NiftiImageIO.New(SFORM_Permissive=True)
             io.SetFileName(str(path))
             io.ReadImageInformation()
+    _check_geometry(path, io)
     return io
+
+
+def _check_meta_dimensions(path: Path) -> None:
+    """MetaIO writes beyond its arrays, which have ten places, and the process is gone."""
+    with open(path, "rb") as file:
+        count = _header_fields(file).get("ndims", "")
+    if not re.fullmatch(r"\d|10", count):
+        raise InputError(f"{path} has {count[:20] or 'no'} dimensions; repair the header.")
+
+
+def _check_geometry(path: Path, io) -> None:
+    """Raises InputError for what no scanner writes: ITK never comes back from some of it (a direction of 1e308)."""
+    axes = range(io.GetNumberOfDimensions())
+    direction = np.array([io.GetDirection(axis) for axis in axes])
+    if not (np.abs(direction) < 1.01).all():
+        raise InputError(f"{path} has axes along {direction.tolist()}, which are no unit vectors; repair the header.")
+    spacing, origin = ([of(axis) for axis in axes] for of in (io.GetSpacing, io.GetOrigin))
+    if not all(1e-9 < step < 1e9 for step in spacing) or not np.isfinite(origin).all():
+        raise InputError(f"{path} has voxels {spacing} mm apart from {origin} on; repair the header.")
 
 
 def _header(path: Path, io) -> ImageHeader:
     size = [io.GetDimensions(d) for d in range(io.GetNumberOfDimensions())]
     described = " x ".join(map(str, size))
-    if len(size) < 3 or 1 in size[:3]:
+    if len(size) < 3 or min(size[:3]) < 2:
         raise InputError(f"{path} is a single slice ({described}); give a volume, or the folder of a DICOM series.")
     if any(n > 1 for n in size[3:]):
         raise InputError(f"{path} has {len(size)} dimensions ({described}); extract one volume first.")
@@ -232,42 +263,42 @@ def _storable(array: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------- what ITK does not check
 
 
-def _nifti_bytes(path: Path, count: int) -> bytes:
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        return file.read(count)
+@dataclass(frozen=True)
+class _Stored:
+    """Where the voxels of an image are on the disk.
+
+    path, start: the file that holds them, and the byte at which they begin there, or the stream that packs them.
+    packed: as zlib's or gzip's stream.  ahead: bytes of that stream before the first voxel.
+    itemsize: bytes of a value, which ITK may rescale to a wider type.
+    floats: numpy's type where what is not a number would be read as 0, else None.
+    """
+
+    path: Path
+    start: int
+    packed: bool
+    itemsize: int
+    ahead: int = 0
+    floats: np.dtype | None = None
 
 
-def _nifti_is_second_version(header: bytes) -> tuple[bool, str]:
-    """Whether NIfTI-2, and the byte order as struct writes it."""
-    for order in "<>":
-        size = struct.unpack(order + "i", header[:4])[0]
-        if size in (348, 540):
-            return size == 540, order
-    raise InputError("The NIfTI header has no valid length.")
-
-
-def _nifti_start(header: bytes, second: bool, order: str) -> int:
-    """Where in the file the voxels begin."""
-    return int(
-        struct.unpack(order + "q", header[168:176])[0] if second else struct.unpack(order + "f", header[108:112])[0]
-    )
-
-
-def _refuse_nan_in_nifti(path: Path, voxel_bytes: int) -> None:
-    """ITK replaces what is not a number by 0 in NIfTI files and says nothing."""
-    header = _nifti_bytes(path, 544)
-    second, order = _nifti_is_second_version(header)
-    place = 12 if second else 70
-    dtype = {16: "f4", 64: "f8"}.get(struct.unpack(order + "h", header[place : place + 2])[0])
-    if dtype is None:
-        return
-    wrong = 0
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        file.seek(_nifti_start(header, second, order))
-        left = voxel_bytes
-        while left > 0 and (block := file.read(min(left, 1 << 24))):
-            left -= len(block)
-            wrong += np.count_nonzero(~np.isfinite(np.frombuffer(block, order + dtype)))
+def _check_voxels(path: Path, io) -> None:
+    """Raises InputError for what ITK reads over without a word: voxels that are missing (a truncated NIfTI) or fail
+    their checksum (all that is compressed), and NaN, which become 0 in NIfTI files. And for what no memory holds.
+    """
+    there, needed = physical_memory(), int(io.GetImageSizeInBytes())
+    if there is not None and needed > there:
+        raise InputError(
+            f"The header of {path} promises {needed / 2**30:.0f} GiB of voxels and this machine has "
+            f"{there / 2**30:.0f} GiB of memory; repair the header, or crop the image."
+        )
+    with _damage(path):
+        stored = _stored(path, io)
+        if stored is None:
+            return
+        needed = int(io.GetImageSizeInComponents()) * stored.itemsize
+        held, wrong = _held(stored, needed)
+    if held < needed:
+        raise InputError(f"{path} is truncated: {held} of {needed} bytes of its voxels are there; copy it again.")
     if wrong:
         raise InputError(
             f"{path} has {wrong} voxels that are not a number (NaN or infinite); replace them, for instance by the "
@@ -275,37 +306,131 @@ def _refuse_nan_in_nifti(path: Path, voxel_bytes: int) -> None:
         )
 
 
-def _refuse_truncated_nifti(path: Path, voxel_bytes: int) -> None:
-    """ITK fills the missing part of a truncated NIfTI with zeros and says nothing."""
-    header = _nifti_bytes(path, 544)
-    second, order = _nifti_is_second_version(header)
-    needed = _nifti_start(header, second, order) + voxel_bytes
-    if path.suffix != ".gz":
-        held = path.stat().st_size
-    else:
-        with open(path, "rb") as file:  # gzip's last word is the length modulo 2^32, if there is one member
-            file.seek(-4, os.SEEK_END)
-            held = needed if struct.unpack("<I", file.read(4))[0] == needed % 2**32 else _inflated_size(path)
-    if held < needed:
-        raise InputError(f"{path} is truncated: {held} of {needed} bytes are there; copy it again.")
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What Python says of a damaged file as InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
+        raise InputError(f"{path} cannot be read ({error}); is it damaged? Copy it again.") from error
 
 
-def _inflated_size(path: Path) -> int:
-    held = 0
-    with gzip.open(path) as file, contextlib.suppress(EOFError, OSError, zlib.error):
-        while block := file.read(1 << 20):
+def _held(stored: _Stored, needed: int) -> tuple[int, int]:
+    """(bytes of voxels that are there, up to `needed` or a little more; how many of them are not a number)."""
+    if not stored.packed and stored.floats is None:
+        return max(stored.path.stat().st_size - stored.start, 0), 0
+    held, wrong, rest = -stored.ahead, 0, b""
+    with open(stored.path, "rb") as file:
+        file.seek(stored.start)
+        for block in _inflated(file) if stored.packed else iter(lambda: file.read(_BLOCK), b""):
+            fresh = block[max(-held, 0) :][: max(needed - max(held, 0), 0)]
             held += len(block)
-    return held
+            if stored.floats is not None:
+                rest += fresh
+                whole = len(rest) - len(rest) % stored.itemsize
+                wrong += np.count_nonzero(~np.isfinite(np.frombuffer(rest[:whole], stored.floats)))
+                rest = rest[whole:]
+            if held > needed:  # what follows was not promised, and may be without end
+                break
+    return max(held, 0), wrong
+
+
+def _inflated(file) -> Iterator[bytes]:
+    """The blocks of a zlib stream, or of gzip members one after the other. Raises zlib.error, also for a wrong
+    checksum, and EOFError where it ends too early."""
+    stream = zlib.decompressobj(_ZLIB_OR_GZIP)
+    while packed := file.read(_BLOCK):
+        while packed:
+            if stream.eof:
+                if packed[:1] != b"\x1f":  # padding
+                    return
+                stream = zlib.decompressobj(_ZLIB_OR_GZIP)
+            yield stream.decompress(packed, _BLOCK)
+            packed = stream.unconsumed_tail or stream.unused_data
+    yield stream.flush()
+    if not stream.eof:
+        raise EOFError("the compressed voxels end too early")
+
+
+def _stored(path: Path, io) -> _Stored | None:
+    """None for formats and encodings in which ITK notices itself what is missing, or which are not known here."""
+    if io.GetNameOfClass() == "NiftiImageIO":
+        return _stored_nifti(path)
+    if io.GetNameOfClass() not in ("NrrdImageIO", "MetaImageIO"):
+        return None
+    with open(path, "rb") as file:
+        fields = _header_fields(file)
+        start = file.tell()
+    packed = fields.get("encoding") in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
+    if not packed or {"line skip", "byte skip", "lineskip", "byteskip", "headersize"} & set(fields):
+        return None
+    elsewhere = fields.get("data file") or fields.get("datafile") or fields.get("elementdatafile", "LOCAL")
+    if elsewhere != "LOCAL":
+        path, start = path.parent / elsewhere, 0
+        if not path.is_file():  # a list or a pattern of files, or ITK says it
+            return None
+    return _Stored(path, start, True, io.GetComponentSize())
+
+
+def _header_fields(file) -> dict[str, str]:
+    """The lines "key: value" of an NRRD or "key = value" of a MetaImage; leaves `file` where the header ends."""
+    fields = {}
+    while "elementdatafile" not in fields and (line := file.readline(_BLOCK).decode("latin-1").strip()):
+        key, _, value = line.partition("=" if re.match(r"\w+\s*=", line) else ":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    return fields
+
+
+def _stored_nifti(path: Path) -> _Stored:
+    header = _nifti_header(path)
+    voxels = path
+    if not header.single_file:
+        voxels = path.with_name(re.sub(r"\.hdr(\.gz)?$", r".img\1", path.name, flags=re.IGNORECASE))
+    packed = _is_gzip(voxels)
+    start, ahead = (0, header.start) if packed else (header.start, 0)
+    floats = header.dtype if header.dtype.kind == "f" else None
+    return _Stored(voxels, start, packed, header.dtype.itemsize, ahead, floats)
+
+
+@dataclass(frozen=True)
+class _NiftiHeader:
+    """What ITK does not tell. start: byte of the first voxel.  dtype: of the values as stored.  sform: (3, 4), RAS."""
+
+    start: int
+    dtype: np.dtype
+    single_file: bool
+    sform: np.ndarray
+
+
+def _nifti_header(path: Path) -> _NiftiHeader:
+    """Of NIfTI's first version (ITK reads no second), or of Analyze, from which it descends. Raises struct.error."""
+    path = path.with_name(re.sub(r"\.img(\.gz)?$", r".hdr\1", path.name, flags=re.IGNORECASE))
+    with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
+        header = file.read(348)
+    order = next((order for order in "<>" if struct.unpack(order + "i", header[:4])[0] == 348), None)
+    if order is None:
+        raise InputError(f"{path} has no valid length of its NIfTI header; copy it again.")
+
+    def field(kind: str, place: int) -> tuple:
+        return struct.unpack_from(order + kind, header, place)
+
+    (code,), (start,), (magic,) = field("h", 70), field("f", 108), field("4s", 344)
+    dtype = np.dtype(_NIFTI_TYPES.get(code, "u1")).newbyteorder(order)
+    return _NiftiHeader(max(int(start), 0), dtype, magic[:2] == b"n+", np.reshape(field("12f", 280), (3, 4)))
+
+
+def _is_gzip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _refuse_sheared_nifti(path: Path, grid: Grid, io) -> None:
     """Where ITK had to straighten the sform: no corner may have moved by more than half a voxel."""
     if not getattr(io, "GetSFORM_Permissive", lambda: False)():
         return
-    header = _nifti_bytes(path, 544)
-    second, order = _nifti_is_second_version(header)
-    rows = struct.unpack(order + "12d", header[400:496]) if second else struct.unpack(order + "12f", header[280:328])
-    affine = np.vstack([np.reshape(rows, (3, 4)), [0, 0, 0, 1]])
+    affine = np.vstack([_nifti_header(path).sform, [0, 0, 0, 1]])
     affine[:2] *= -1  # RAS -> LPS
     if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path} has a singular sform {affine[:3, :3].tolist()}; repair the header.")
@@ -423,11 +548,13 @@ def _refuse_unlabelled(image: Image, path: Path) -> None:
 
 def _metadata(io) -> dict[str, str]:
     dictionary = io.GetMetaDataDictionary()
-    return {
-        key: dictionary[key]
-        for key in dictionary.GetKeys()
-        if key.startswith("Segment") and isinstance(dictionary[key], str)
-    }
+    keys = [key for key in dictionary.GetKeys() if key.startswith("Segment") and key.isascii()]
+    # bytes that are no UTF-8 become lone surrogates, which no file of ours could hold
+    return {key: _readable(dictionary[key]) for key in keys if isinstance(dictionary[key], str)}
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _read_seg_nrrd(path: Path, io) -> Segmentation:
@@ -437,6 +564,7 @@ def _read_seg_nrrd(path: Path, io) -> Segmentation:
     pixel = {"uint8": itk.UC, "int16": itk.SS, "uint16": itk.US}.get(
         _COMPONENTS.get(io.GetComponentTypeAsString(io.GetComponentType()), ""), itk.D
     )
+    _check_voxels(path, io)
     with _itk_errors(path, "a segmentation"):
         reader = itk.ImageFileReader[itk.VectorImage[pixel, 3]].New(FileName=str(path), ImageIO=io)
         reader.Update()
@@ -447,26 +575,35 @@ def _read_seg_nrrd(path: Path, io) -> Segmentation:
     layers = tuple(np.ascontiguousarray(values[..., c]) for c in range(components))
 
     fields = _metadata(io)
-    numbers = sorted({int(m[1]) for key in fields if (m := re.match(r"Segment(\d+)_", key))})
+    numbers = sorted({int(m[1]) for key in fields if (m := re.match(r"Segment(\d{1,6})_", key))})
     segments = []
     for n in numbers:
         entry = {key.partition("_")[2]: text for key, text in fields.items() if key.startswith(f"Segment{n}_")}
-        segments.append(
-            Segment(
-                name=entry.get("Name", entry.get("ID", f"Segment_{n + 1}")),
-                value=int(entry.get("LabelValue", 1)),  # before Slicer 4.11 every segment had a layer of its own
-                layer=int(entry.get("Layer", n)),
-                color=tuple(float(c) for c in entry.get("Color", "0.5 0.5 0.5").split()[:3]),
-                identifier=entry.get("ID", f"Segment_{n + 1}"),
-                tags=dict(tag.split(":", 1) for tag in entry.get("Tags", "").split("|") if ":" in tag),
-            )
-        )
-        if segments[-1].layer >= components:
+        try:
+            segments.append(_segment(n, entry))
+        except ValueError as error:
+            raise InputError(f"{path}: segment {n} cannot be read ({error}); save it again from Slicer.") from None
+        if not 0 <= segments[-1].layer < components:
             raise InputError(
                 f"{path}: segment {segments[-1].name!r} is in layer {segments[-1].layer}, but the file has "
                 f"{components}; save it again from Slicer."
             )
     return Segmentation(layers, tuple(segments), _grid_of(image), _stem(path))
+
+
+def _segment(n: int, entry: dict[str, str]) -> Segment:
+    """The n-th segment of a .seg.nrrd. Raises ValueError."""
+    color = tuple(float(c) for c in entry.get("Color", "0.5 0.5 0.5").split()[:3])
+    if len(color) != 3 or not all(0 <= c <= 1 for c in color):
+        raise ValueError(f"its colour is {entry['Color']!r}")
+    return Segment(
+        name=entry.get("Name", entry.get("ID", f"Segment_{n + 1}")),
+        value=int(entry.get("LabelValue", 1)),  # before Slicer 4.11 every segment had a layer of its own
+        layer=int(entry.get("Layer", n)),
+        color=color,
+        identifier=entry.get("ID", f"Segment_{n + 1}"),
+        tags=dict(tag.split(":", 1) for tag in entry.get("Tags", "").split("|") if ":" in tag),
+    )
 
 
 def _write_seg_nrrd(segmentation: Segmentation, path) -> None:
@@ -560,8 +697,9 @@ def read_landmarks(path) -> Landmarks:
         points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
     except InputError:
         raise
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as landmarks ({error!r}); export it again from Slicer.") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error, OSError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise InputError(f"{path} cannot be read as landmarks ({reason}); export it again from Slicer.") from error
     if not len(points):
         raise InputError(f"{path} holds no landmark with a position; place at least one.")
     if not np.isfinite(points).all():
@@ -594,16 +732,16 @@ def _to_lps(points, system: str) -> np.ndarray:
 
 
 def _points_of_json(path: Path):
-    markups = json.loads(path.read_text(encoding="utf-8"))["markups"]
+    markups = json.loads(path.read_text(encoding="utf-8-sig"))["markups"]
     if len(markups) != 1:
         raise InputError(f"{path} holds {len(markups)} markups; give a file with one point list.")
     points = [p for p in markups[0]["controlPoints"] if p.get("positionStatus", "defined") == "defined"]
-    labels = [p.get("label", str(n + 1)) for n, p in enumerate(points)]
-    return labels, _to_lps([p["position"] for p in points], markups[0].get("coordinateSystem", "RAS"))
+    labels = [str(p.get("label", n + 1)) for n, p in enumerate(points)]
+    return labels, _to_lps([p["position"] for p in points], str(markups[0].get("coordinateSystem", "RAS")))
 
 
 def _points_of_fcsv(path: Path):
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     header = dict(line[1:].split("=", 1) for line in lines if line.startswith("#") and "=" in line)
     header = {key.strip(): value.strip() for key, value in header.items()}
     columns = header.get("columns", "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID").split(",")
@@ -634,8 +772,9 @@ def _points_of_vtk(path: Path):
     if match is None:
         raise InputError(f"{path} holds no POINTS; convert the points to .mrk.json.")
     count = int(match[1])
-    numbers = text[match.end() :].split(maxsplit=3 * count)[: 3 * count]
-    return [str(n + 1) for n in range(count)], np.array(numbers, dtype=np.float64).reshape(count, 3)
+    numbers = text[match.end() :].split()[: 3 * count]
+    points = np.array(numbers, dtype=np.float64).reshape(count, 3)
+    return [str(n + 1) for n in range(count)], points
 
 
 # ------------------------------------------------------------------------------------------------------- transforms
@@ -669,16 +808,30 @@ def read_transform(path):
     import itk
 
     path, _ = _existing(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a transform; give a .h5, .tfm or a displacement image.")
     if path.name.lower().endswith((*IMAGE_SUFFIXES, ".nhdr", ".mhd")):
         return _read_displacement_image(path)
     with _itk_errors(path, "a transform"), _with_constructible_names(path) as readable:
         transforms = list(itk.transformread(str(readable)))
+    for transform in transforms:
+        if not hasattr(transform, "TransformPoint") or transform.GetInputSpaceDimension() != 3:
+            raise InputError(f"{path} holds a {type(transform).__name__}, which is not 3D; give a 3D transform.")
+        if hasattr(transform, "GetDisplacementField"):
+            _refuse_not_finite(path, itk.array_view_from_image(transform.GetDisplacementField()))
+        elif not np.isfinite(np.array(transform.TransformPoint([0.0, 0.0, 0.0]))).all():
+            raise InputError(f"{path} maps points to infinity; give another transform.")
     if len(transforms) == 1:
         return transforms[0]
     composite = itk.CompositeTransform[itk.D, 3].New()
     for transform in transforms:
         composite.AddTransform(transform)
     return composite
+
+
+def _refuse_not_finite(path: Path, displacement: np.ndarray) -> None:
+    if not np.isfinite(displacement).all():
+        raise InputError(f"{path} has displacements that are not a number (NaN or infinite); make it again.")
 
 
 def _read_displacement_image(path: Path):
@@ -691,10 +844,12 @@ def _read_displacement_image(path: Path):
         raise InputError(
             f"{path} is no displacement field: it has {io.GetNumberOfComponents()} values per voxel, not 3."
         )
+    _check_voxels(path, io)
     with _itk_errors(path, "a displacement field"):
         reader = itk.ImageFileReader[itk.Image[itk.Vector[itk.F, 3], 3]].New(FileName=str(path), ImageIO=io)
         reader.Update()
     image = reader.GetOutput()
+    _refuse_not_finite(path, itk.array_view_from_image(image))
     return DisplacementField(itk.array_from_image(image), _grid_of(image)).to_itk()
 
 
@@ -707,13 +862,28 @@ def _with_constructible_names(path: Path) -> Iterator[Path]:
     """
     import tempfile
 
-    if path.suffix.lower() not in (".txt", ".tfm") or b"MatrixOffsetTransformBase" not in path.read_bytes():
+    if path.suffix.lower() not in (".txt", ".tfm"):
+        yield path
+        return
+    content = path.read_bytes()
+    _refuse_promised_lattice(path, content)
+    if b"MatrixOffsetTransformBase" not in content:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         renamed = Path(folder) / "transform.tfm"
-        renamed.write_bytes(path.read_bytes().replace(b"MatrixOffsetTransformBase", b"AffineTransform"))
+        renamed.write_bytes(content.replace(b"MatrixOffsetTransformBase", b"AffineTransform"))
         yield renamed
+
+
+def _refuse_promised_lattice(path: Path, content: bytes) -> None:
+    """A text transform with a lattice has its samples: ITK makes room for what is promised, whatever there is."""
+    held = len(content.split())
+    for fixed in re.findall(rb"^FixedParameters:(.*)$", content, re.MULTILINE):
+        size = fixed.split()[:3]
+        if len(fixed.split()) >= 18 and all(n.isdigit() for n in size) and 3 * math.prod(map(int, size)) > held:
+            promised = b" x ".join(size).decode()
+            raise InputError(f"{path} promises {promised} displacements and does not hold them; copy it again.")
 
 
 # ------------------------------------------------------------------------------------------------------------ paths

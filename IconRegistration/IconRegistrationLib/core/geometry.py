@@ -53,7 +53,8 @@ class Grid:
         shape = tuple(int(n) for n in self.shape)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise InputError(f"The affine must be a finite 4x4 matrix, not {affine.tolist()}; repair the header.")
-        if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)  # of micrometres too: the axes count, not their steps
+        if not lengths.all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-9:
             raise InputError(f"The affine {affine[:3, :3].tolist()} is singular: two axes coincide; repair the header.")
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"A grid has three axes of at least one sample, not shape {shape}.")
