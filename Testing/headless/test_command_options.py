@@ -76,7 +76,7 @@ def test_region_is_the_box_of_the_mask(a_phantom):
 
 def test_without_slicer_core_all_else_is_written(a_pair, tmp_path, capfd, monkeypatch):
     def absent():
-        raise InputError("MRML scenes need slicer-core.")
+        raise InputError('MRML scenes need slicer-core; run pip install "slicer-icon-registration[scene]".')
 
     monkeypatch.setattr("IconRegistrationLib.mrml.embedded.boot", absent)
     assert main([*images(a_pair), "--align", "centre", "--steps", "1", "--out", str(tmp_path / "out")]) == 0

@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(2, str(error), debug)
     except DeviceMemoryError as error:
         return _failed(1, str(error), debug)
+    except ModuleNotFoundError as error:
+        remedy = "press Apply in Slicer's module once, or run pip install slicer-icon-registration"
+        return _failed(1, f"The package {error.name} is not installed; {remedy}.", debug)
     except MemoryError:
         return _failed(1, "This machine ran out of memory; crop or resample the images.", debug)
     except (KeyboardInterrupt, Cancelled):

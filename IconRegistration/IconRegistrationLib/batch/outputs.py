@@ -271,15 +271,13 @@ def _box(inside: np.ndarray) -> np.ndarray:
 
 def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pictures: bool) -> None:
     """pictures/before.png and after.png by Slicer's own views, then scene.mrb."""
-    from ..mrml.embedded import boot
+    from ..mrml.embedded import private_scene
 
     wanted = " and ".join(["scene.mrb"] * scene + ["Slicer's pictures"] * pictures)
     try:
-        mrml = boot()
-    except InputError:
-        raise _Unavailable(
-            f'{wanted} left out: slicer-core is not installed; pip install "slicer-icon-registration[scene]".'
-        ) from None
+        mrml = private_scene()
+    except InputError as reason:
+        raise _Unavailable(f"{wanted} left out. {reason}") from None
     import vtk
 
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_ERROR)  # no DISPLAY is no reason to worry

@@ -11,6 +11,7 @@ import atexit
 import sys
 import tempfile
 import types
+from dataclasses import dataclass
 
 from ..core.errors import InputError
 
@@ -35,26 +36,81 @@ def boot():
 
     Raises InputError if neither is there.
     """
+    slicer = _slicer()
+    if getattr(slicer, "mrmlScene", None) is None:
+        _present(slicer, _own_mrml(slicer))
+    return slicer.mrmlScene
+
+
+def private_scene():
+    """The scene for what is written to files: never desktop Slicer's, which is the user's and in its views.
+
+    In desktop Slicer it is assembled beside that one by the first call; elsewhere it is the one of `boot`, and raises
+    what that raises.
+    """
+    boot()
+    return _own_mrml(_slicer()).scene
+
+
+def application_logic(scene=None):
+    """The vtkMRMLApplicationLogic of `scene`, by default of the one that `boot` returns; views are built on it."""
+    boot()
+    slicer = _slicer()
+    if _own is not None and scene is _own.scene:
+        return _own.application
+    return slicer.app.applicationLogic()
+
+
+def _slicer():
+    """The package `slicer`, if it is the one with MRML in it."""
     try:
         import slicer
     except ImportError:
         slicer = None
     if not hasattr(slicer, "vtkMRMLScene"):  # SHAP brings another package of the name `slicer`
         raise InputError('MRML scenes need slicer-core; run pip install "slicer-icon-registration[scene]".')
-    if getattr(slicer, "mrmlScene", None) is None:
-        _boot_slicer_core(slicer)
-    return slicer.mrmlScene
+    return slicer
 
 
-def application_logic():
-    """The vtkMRMLApplicationLogic of the scene that `boot` returns; views are built on it."""
-    boot()
-    import slicer
+@dataclass(frozen=True)
+class _Mrml:
+    """A scene, and what has to live as long as it does. keep: VTK holds it weakly."""
 
-    return slicer.app.applicationLogic()
+    scene: object
+    application: object
+    modules: types.ModuleType
+    folder: str
+    keep: tuple
 
 
-def _boot_slicer_core(slicer) -> None:
+_own: _Mrml | None = None
+
+
+def _own_mrml(slicer) -> _Mrml:
+    """The one that this process assembled, at the first call."""
+    global _own
+    if _own is None:
+        _own = _assembled(slicer)
+    return _own
+
+
+def _present(slicer, mrml: _Mrml) -> None:
+    """What scripts for desktop Slicer ask for by these names."""
+    sys.modules["slicer.modules"] = slicer.modules = mrml.modules
+    slicer.app = types.SimpleNamespace(
+        applicationLogic=lambda: mrml.application,
+        mrmlScene=lambda: mrml.scene,
+        temporaryPath=mrml.folder,
+        applicationName="slicer-core",
+        processEvents=lambda: None,
+    )
+    slicer.mrmlScene = mrml.scene
+
+
+def _assembled(slicer) -> _Mrml:
+    missing = [name for name in _LOGICS.values() if not hasattr(slicer, name)]
+    if missing:  # PythonSlicer has Slicer's package, but not its modules
+        raise InputError(f"This interpreter has MRML without {missing[0]}; run the command in Slicer itself.")
     import vtk
 
     folder = tempfile.TemporaryDirectory(prefix="slicer-core-", ignore_cleanup_errors=True)
@@ -88,14 +144,4 @@ def _boot_slicer_core(slicer) -> None:
         application.SetModuleLogic(name, logic)
         setattr(modules, name.lower(), types.SimpleNamespace(name=name, logic=lambda logic=logic: logic))
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-
-    sys.modules["slicer.modules"] = slicer.modules = modules
-    slicer.app = types.SimpleNamespace(
-        applicationLogic=lambda: application,
-        mrmlScene=lambda: scene,
-        temporaryPath=folder.name,
-        applicationName="slicer-core",
-        processEvents=lambda: None,
-        _alive=(remote, data),  # VTK holds them weakly
-    )
-    slicer.mrmlScene = scene
+    return _Mrml(scene, application, modules, folder.name, (remote, data))

@@ -214,7 +214,8 @@ def _window(stack: ExitStack, size: int):
 def _managers(stack: ExitStack, factory_class, names, renderer, node) -> None:
     """Slicer's displayable managers draw the view `node` into `renderer`."""
     factory = factory_class.GetInstance()
-    factory.SetMRMLApplicationLogic(application_logic())
+    factory.SetMRMLApplicationLogic(application_logic(node.GetScene()))
+    stack.callback(factory.SetMRMLApplicationLogic, application_logic())
     missing = [name for name in names if not factory.IsDisplayableManagerRegistered(name)]
     for name in missing:
         factory.RegisterDisplayableManager(name)
@@ -227,7 +228,7 @@ def _managers(stack: ExitStack, factory_class, names, renderer, node) -> None:
 
 def _slice_view(stack, scene, orientation, background, foreground, opacity, middle, size):
     """A vtkRenderWindow with one slice."""
-    application = application_logic()
+    application = application_logic(scene)
     logic = slicer.vtkMRMLSliceLogic()
     logic.SetMRMLApplicationLogic(application)
     application.GetSliceLogics().AddItem(logic)
@@ -276,7 +277,7 @@ def _slice_window(stack, logic, size):
 def _view_3d(stack, scene, bounds, size):
     """A vtkRenderWindow with a 3D view of its own, from the patient's front."""
     logic = slicer.vtkMRMLViewLogic()
-    logic.SetMRMLApplicationLogic(application_logic())
+    logic.SetMRMLApplicationLogic(application_logic(scene))
     logic.SetMRMLScene(scene)
     node = logic.AddViewNode("IconRegistrationReview3D")
     node.SetMappedInLayout(True)
