@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import math
 import os
 import re
 import shutil
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +40,7 @@ FILES = {
     "transform.h5": "the same as an ITK transform",
     "inverse.nii.gz": "moving -> fixed",
     "inverse.h5": "the same as an ITK transform",
+    "row.json": "what a cohort knows of the pair",
     "inputs/fixed.nii.gz": "the phantom in one breathing state",
     "inputs/moving.nii.gz": "the phantom in the other",
     "inputs/fixed.seg.nrrd": "its structures",
@@ -45,6 +50,12 @@ FILES = {
 }
 #: Window and level in HU that show soft tissue.
 _SOFT_TISSUE = (400, 40)
+#: Bytes that a disk which is not full still takes.
+_ROOM = 1 << 26
+
+
+class FolderError(Exception):
+    """The folder of results takes no more: disk full, folder removed, read-only. One sentence."""
 
 
 def files_in(folder: Path) -> list[str]:
@@ -95,18 +106,25 @@ def check_folder(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> Pa
 
 @contextmanager
 def output_folder(path: Path) -> Iterator[Path]:
+    """`written_whole`, once what a killed run left beside `path` is cleared away."""
+    clear_remains(path.parent, path.name)
+    with written_whole(path) as partial:
+        yield partial
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
     """A private folder beside `path` to write into; it takes the place of `path` when the block ends well.
 
-    After any exception `path` is what it was. What a killed run left beside it is cleared away first.
+    After any exception `path` is what it was. Raises FolderError where the disk is the reason.
     """
     mark = f"{socket.gethostname()}-{os.getpid()}"
-    _clear_remains(path)
-    had_results = path.exists() and any(path.iterdir())
     partial, old = path.with_name(f".{path.name}.partial-{mark}"), path.with_name(f".{path.name}.old-{mark}")
     try:
+        had_results = path.exists() and any(path.iterdir())
         partial.mkdir(mode=0o700)
     except OSError as error:
-        raise InputError(f"{path.parent} cannot be written to ({error.strerror}); choose another --out.") from None
+        raise FolderError(trouble(path.parent, error)) from None
     try:
         yield partial
         if not had_results and path.exists() and any(path.iterdir()):
@@ -119,26 +137,60 @@ def output_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 path.rename(old)
             partial.rename(path)
+            _sync_folder(path.parent)
         except BaseException:
             if old.exists() and not path.exists():
                 old.rename(path)
             raise
+    except (OSError, RuntimeError) as error:  # the latter from ITK, which does not say why it could not write
+        if not _takes_more(partial):
+            raise FolderError(trouble(path.parent, error)) from error
+        raise
     finally:
         for folder in (partial, old):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clear_remains(path: Path) -> None:
-    """Remove what runs of this machine that are no more left beside `path`; put back what they had moved aside."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(partial|old)-{re.escape(socket.gethostname())}-(\d+)")
-    for folder in path.parent.iterdir():
-        match = pattern.fullmatch(folder.name)
-        if match is None or _is_running(int(match[2])):
+def _takes_more(folder: Path) -> bool:
+    """Whether the disk has room for a large file. (A writer that failed has taken its own away again.)"""
+    probe = folder / ".room"
+    try:
+        with open(probe, "wb") as file:
+            for _ in range(_ROOM >> 20):
+                file.write(os.urandom(1 << 20))  # zeros may take no room
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def trouble(folder: Path, error: Exception) -> str:
+    """Why nothing can be written to `folder`, and what to do."""
+    if not folder.is_dir():
+        return f"The folder {folder} is not there any more; put it back, or its disk, and run the same again."
+    if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return f"{folder} cannot be written to ({error.strerror}); choose another --out, or mend it."
+    return f"There is no room left for {folder}; free some, and run the same again."
+
+
+def clear_remains(folder: Path, name: str | None = None) -> None:
+    """Remove what runs that are no more left in `folder` beside `name`; put back what they had moved aside.
+
+    Without a name: beside every name, and also what other computers left; nobody else may be at work in `folder`.
+    """
+    pattern = re.compile(r"\.(.+)\.(partial|old)-(.+)-(\d+)")
+    for remains in list(folder.iterdir()) if folder.is_dir() else ():
+        match = pattern.fullmatch(remains.name)
+        if match is None or name not in (None, match[1]):
             continue
-        if match[1] == "old" and not path.exists():  # killed between the two renames
-            folder.rename(path)
+        if name is not None and (match[3] != socket.gethostname() or _is_running(int(match[4]))):
+            continue
+        path = folder / match[1]
+        if match[2] == "old" and not path.exists():  # killed between the two renames
+            remains.rename(path)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(remains, ignore_errors=True)
 
 
 def _is_running(pid: int) -> bool:
@@ -160,11 +212,37 @@ def _to_disk(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
+            if path.name.endswith(".nii.gz"):
+                _refuse_cut_short(path)
+    for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+        _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
-        for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
-            descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
+        finally:
             os.close(descriptor)
+
+
+def _refuse_cut_short(path: Path) -> None:
+    """OSError for a compressed NIfTI that was not written to its end: on a full disk ITK says nothing of it.
+
+    The last word of a gzip file is its length without compression (RFC 1952), which the NIfTI header tells as well.
+    """
+    with gzip.open(path) as file:
+        header = file.read(348)
+    if len(header) == 348:
+        count, *size = struct.unpack_from("<8h", header, 40)
+        (bits,), (start,) = struct.unpack_from("<h", header, 72), struct.unpack_from("<f", header, 108)
+        length = int(start) + math.prod(size[:count]) * bits // 8
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)
+            if struct.unpack("<I", file.read(4))[0] == length % 2**32:
+                return
+    raise OSError(errno.ENOSPC, "was not written to its end", str(path))
 
 
 # ------------------------------------------------------------------------------------------------------- the results

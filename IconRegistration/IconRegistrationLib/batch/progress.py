@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .cohort import Tally
 
 #: Least seconds between two lines of one stage where nothing updates itself.
 _PAUSE = 5.0
@@ -65,3 +70,102 @@ def duration(seconds: float) -> str:
     """In words: 1 min 05 s."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+class CohortProgress:
+    """How far a cohort is: a bar on a terminal (with rich), a line now and then elsewhere, JSON for programs.
+
+    as_json: an object per line on stdout: {"done", "failed", "left", "running", "seconds_left"}, {"note"},
+        {"pair", "error"} of a pair that failed. Otherwise text on stderr.
+    details: show the traceback of what was not expected.
+    """
+
+    def __init__(self, as_json: bool = False, details: bool = False):
+        self._as_json = as_json
+        self._details = details
+        self._began = (0.0, 0)  # when, and how many pairs were settled then
+        self._shown = (-math.inf, None)
+        self._bar = None
+
+    def start(self, tally: Tally, workers: str) -> None:
+        """The pairs that are left begin."""
+        self._began = (time.monotonic(), tally.total - len(tally.left))
+        self.say(f"{_count(len(tally.left), 'pair')} to register, {tally.done} done before; {workers}")
+        if not self._as_json and sys.stderr.isatty():
+            self._bar = _bar(tally)
+
+    def show(self, tally: Tally, running: int) -> None:
+        """Called as often as one likes; a line is not printed more often than every few seconds."""
+        text, left = self._standing(tally, running), self._seconds_left(tally)
+        if self._bar is not None:
+            settled = tally.total - len(tally.left)
+            self._bar.update(self._bar.task_ids[0], completed=settled, text=text)
+            return
+        when, before = self._shown
+        if text == before or (tally.left and time.monotonic() - when < _PAUSE):
+            return
+        self._shown = (time.monotonic(), text)
+        if self._as_json:
+            seconds = None if left is None else round(left, 1)
+            counts = {"done": tally.done, "failed": tally.failed, "left": len(tally.left), "running": running}
+            self._line(counts | {"seconds_left": seconds})
+        else:
+            self._line(text)
+
+    def failed(self, pair: str, sentence: str, details: str | None = None) -> None:
+        """A pair failed; details: the traceback."""
+        if self._as_json:
+            self._line({"pair": pair, "error": sentence})
+        else:
+            self._line(f"{pair} failed: {sentence}")
+        if details and self._details:
+            print(details, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A sentence for who watches."""
+        self._line({"note": text} if self._as_json else text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, content) -> None:
+        if self._as_json:
+            print(json.dumps(content), flush=True)
+        elif self._bar is not None:
+            self._bar.console.print(content, markup=False, highlight=False)
+        else:
+            print(content, file=sys.stderr, flush=True)
+
+    def _standing(self, tally: Tally, running: int) -> str:
+        left = self._seconds_left(tally)
+        text = f"{tally.done} done, {tally.failed} failed, {len(tally.left)} left"
+        if tally.left and not running:
+            text += ", waiting for workers"
+        return text if left is None else f"{text}, about {duration(left)}"
+
+    def _seconds_left(self, tally: Tally) -> float | None:
+        """By the pace since the start; None before the first pair."""
+        began, before = self._began
+        settled = tally.total - len(tally.left) - before
+        return (time.monotonic() - began) / settled * len(tally.left) if settled else None
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _bar(tally: Tally):
+    """A live bar of rich, or None without rich."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    except ImportError:
+        return None
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}", markup=False))
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar.add_task("", total=tally.total, text="")
+    bar.start()
+    return bar

@@ -205,12 +205,20 @@ def load_model(
     Downloads the weights of a known model at first use; `progress` then receives bytes. Raises InputError for an
     unknown name, a failed download, or a file that is damaged or of another architecture.
     """
+    path, card, sha256 = checked_weights(name_or_path, weights_dir=weights_dir, progress=progress)
+    return read_network(path, card).to(device), card, sha256
+
+
+def checked_weights(
+    name_or_path: str | Path, *, weights_dir: str | Path | None = None, progress: ByteProgress | None = None
+) -> tuple[Path, ModelCard, str]:
+    """(weights file, its card, its SHA-256) as `load_model` takes them, downloaded if need be; nothing is unpickled."""
     card = find_card(name_or_path)
     known = card.name in CARDS and CARDS[card.name] is card
     path = fetch_weights(card, weights_dir, progress) if known else Path(name_or_path).expanduser()
     sha256 = _sha256(path)
     _compare_with_record(path, card, sha256)
-    return read_network(path, card).to(device), card, sha256
+    return path, card, sha256
 
 
 def read_network(path: Path, card: ModelCard) -> GradICON:

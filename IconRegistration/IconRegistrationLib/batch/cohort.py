@@ -1,0 +1,441 @@
+"""`icon-registration cohort`: many pairs, on all processors and GPUs or on a cluster, as often as it takes.
+
+The folder of a cohort, DIR:
+
+    DIR/pairs/<id>/         the results of a finished pair, as `register` writes them, and its row; whole or not at all
+    DIR/failed/<id>.json    the row of a failed pair (job.py says what a row is)
+    DIR/cohort.csv, .html   all rows, to read
+    DIR/.cohort.lock        held while a driver is at work
+
+The driver knows at every moment which worker has which pair: each gets one at a time, and the next when it is done.
+So a worker that dies or hangs costs its own pair only, and thousands of pairs take no more memory than two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.catalog import checked_weights
+from ..core.errors import InputError
+from .job import Job, files_of, row_of, sentence_of, state_of, write_row
+from .job import run as run_job
+from .manifest import Entry, add_entries, entries_of
+from .outputs import FolderError, clear_remains, trouble
+from .pair import Outputs, check_settings, register_pair
+from .progress import CohortProgress, duration
+from .register import add_outputs, add_settings, outputs_of, settings_of
+from .table import write_table
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+LOCK = ".cohort.lock"
+#: Seconds between two looks at who is there and how long it takes.
+_TICK = 1.0
+#: How often a pair whose worker died is tried; the last time alone.
+_TRIES = 3
+_DIED = (
+    f"Its worker died {_TRIES} times, the last time with nothing beside it: it needs more memory than there is, or "
+    "crashes a library; crop or resample the images, then --retry-failed."
+)
+
+
+class ClusterError(Exception):
+    """The cluster is gone. One sentence."""
+
+
+@dataclass
+class Tally:
+    """How a cohort stands.
+
+    left: ids of pairs that are neither done nor failed, in order.  kept: those that failed before and are not tried
+    again; `failed` counts them too.
+    """
+
+    done: int = 0
+    failed: int = 0
+    kept: int = 0
+    left: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All pairs of the manifest."""
+        return self.done + self.failed + len(self.left)
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `cohort`."""
+    parser.epilog = "Started again with the same DIR it goes on where it stopped. docs/cohort.md says more."
+    add_entries(parser)
+    add_settings(parser)
+    out = parser.add_argument_group("outputs")
+    out.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of the cohort; may be a begun one")
+    add_outputs(out)
+    out.add_argument("--json", action="store_true", help="progress and result as JSON objects on stdout")
+    where = parser.add_argument_group("execution")
+    where.add_argument(
+        "--workers", metavar="N", type=int, help="processes (default: by GPUs, or processors and memory)"
+    )
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler, tcp://host:8786, instead of processes")
+    where.add_argument("--retry-failed", action="store_true", help="run the pairs that failed, and only those")
+    where.add_argument(
+        "--timeout", metavar="MIN", type=float, help="minutes after which a pair hangs (default: by size)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code: 0 if all pairs are done, 3 if some failed, 1 if it could not go on."""
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers is {args.workers}; at least one is needed.")
+    if args.workers is not None and args.scheduler:
+        raise InputError("--workers is for this computer, --scheduler for a cluster that has its own; choose one.")
+    if args.timeout is not None and not args.timeout > 0:
+        raise InputError(f"--timeout is {args.timeout:g} minutes; it must be positive.")
+    entries, notes = entries_of(args, settings_of(args))
+    progress = CohortProgress(args.json, args.debug)
+    for note in notes:
+        progress.say(note)
+    options = {"workers": args.workers, "scheduler": args.scheduler, "retry_failed": args.retry_failed}
+    tally, problem = Tally(), None
+    try:
+        run_cohort(entries, args.out, outputs_of(args), minutes=args.timeout, progress=progress, tally=tally, **options)
+    except (FolderError, ClusterError) as error:
+        problem = str(error)
+    except BaseException as stop:
+        if isinstance(stop, Exception):
+            raise
+        raise type(stop)(f"stopped; {_standing(tally)}. The same command goes on.") from None
+    finally:
+        progress.close()
+    if args.json:
+        result = {"folder": str(args.out), "done": tally.done, "failed": tally.failed, "left": len(tally.left)}
+        print(json.dumps({"result": result | {"error": problem}}), flush=True)
+    else:
+        print(f"{_standing(tally)}. See {args.out / 'cohort.html'}")
+    if problem:
+        print(f"icon-registration: {problem}", file=sys.stderr)
+        return 1
+    return 3 if tally.failed else 0
+
+
+def _standing(tally: Tally) -> str:
+    text = f"{tally.done} of {tally.total} pairs are done, {tally.failed} failed, {len(tally.left)} are left"
+    return f"{text} ({tally.kept} failed before; --retry-failed tries them again)" if tally.kept else text
+
+
+# -------------------------------------------------------------------------------------------------------- the cohort
+
+
+def run_cohort(
+    entries: Sequence[Entry],
+    folder: Path,
+    outputs: Outputs | None = None,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    retry_failed: bool = False,
+    minutes: float | None = None,
+    progress: CohortProgress | None = None,
+    tally: Tally | None = None,
+    register: Callable = register_pair,
+) -> Tally:
+    """Register all pairs that are not done yet into `folder`; returns how it stands then.
+
+    workers, scheduler: as many processes on this computer, or a Dask scheduler; None, None: as many as fit.
+    minutes: after which a pair counts as hanging; None: by its size.
+    tally: is kept up to date, for who catches what this raises.
+    register: what a worker calls for a pair, `register_pair` or what answers as it does; importable by the workers.
+    Raises InputError before work begins, FolderError or ClusterError if it cannot go on; what is done stays done.
+    """
+    from . import cluster
+
+    _need_dask()
+    tally, progress = Tally() if tally is None else tally, progress or CohortProgress()
+    folder = _cohort_folder(folder)
+    with _locked(folder), _second_signal_ends() as from_now_on:
+        clear_remains(folder / "pairs")
+        if scheduler is None:
+            _check_devices(entries)
+        weights = _weights(entries, progress)
+        outputs = outputs or Outputs()
+        jobs = (Job(entry, folder, outputs, weights[_network_of(entry)], register) for entry in entries)
+        todo = _todo(jobs, retry_failed, tally)
+        try:
+            if todo:
+                demand = cluster.demand_of(entries)
+                if scheduler is None:
+                    size = cluster.workers_for(entries, demand, workers)
+                    opened, threads = cluster.local_cluster(size), size.threads
+                else:
+                    opened, threads = cluster.remote_cluster(scheduler), None
+                seconds = 60 * (minutes or demand.minutes_to_hang)
+                with opened as client:
+                    try:
+                        progress.start(tally, cluster.described(client))
+                        _Driver(client, threads, seconds, tally, progress).run(todo)
+                    except BaseException:
+                        from_now_on()
+                        raise
+        finally:
+            clear_remains(folder / "pairs")
+            _write_summary(folder, tally, progress)
+    return tally
+
+
+def _need_dask() -> None:
+    missing = [name for name in ("dask", "distributed", "cryptography") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f'A cohort needs {" and ".join(missing)}; pip install "slicer-icon-registration[cohort]" brings all of it.'
+        )
+
+
+def _cohort_folder(path: Path) -> Path:
+    """The absolute path of a folder that is a cohort's, new or begun; InputError otherwise."""
+    path = Path(path).expanduser().resolve()
+    if path.is_dir() and not (path / "pairs").is_dir() and any(path.iterdir()):
+        raise InputError(f"The folder {path} is not empty and holds no cohort; choose another --out.")
+    try:
+        for name in ("pairs", "failed"):
+            (path / name).mkdir(parents=path.parent.is_dir(), exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {path} cannot be made ({error.strerror}); choose another --out.") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {path} cannot be written to; choose another --out.")
+    return path
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """InputError if another driver is at work in `folder`. The system opens the lock of a process that is killed."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"Another run is at work on {folder}; wait until it ends, or choose another --out.") from None
+    except OSError as error:
+        raise InputError(f"{lock.lock_file} cannot be locked ({error.strerror}); choose another --out.") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the folder was removed
+            lock.release()
+
+
+@contextmanager
+def _second_signal_ends() -> Iterator[Callable[[], None]]:
+    """Yields what makes every later Ctrl-C or SIGTERM end the process at once, its workers with it."""
+    if threading.current_thread() is not threading.main_thread():  # Python's rule for signal handlers
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def from_now_on() -> None:
+        for number in before:
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+    try:
+        yield from_now_on
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_devices(entries: Iterable[Entry]) -> None:
+    """Every device that is asked for is there, every model known; one sentence instead of a thousand failed pairs."""
+    checked = {(entry.pair.settings.device, entry.pair.settings.model): entry.pair.settings for entry in entries}
+    for settings in checked.values():
+        check_settings(settings)
+
+
+def _network_of(entry: Entry) -> tuple[str, str | None]:
+    return entry.pair.settings.model, entry.pair.settings.weights_dir
+
+
+def _weights(entries: Iterable[Entry], progress: CohortProgress) -> dict[tuple[str, str | None], str | None]:
+    """SHA-256 of the weights of every network, which are downloaded here, before a hundred workers do it."""
+    found = {}
+    for model, weights_dir in dict.fromkeys(map(_network_of, entries)):
+        if model == "none":
+            sha256 = None
+        else:
+            progress.say(f"Looking at the weights of {model}")
+            _, _, sha256 = checked_weights(model, weights_dir=weights_dir)
+        found[model, weights_dir] = sha256
+    return found
+
+
+def _todo(jobs: Iterable[Job], retry_failed: bool, tally: Tally) -> list[Job]:
+    """The jobs to run; counts the others."""
+    todo = []
+    for job in jobs:
+        state = state_of(job)
+        if state == "done":
+            job.failure.unlink(missing_ok=True)  # of a driver that was killed before it did this
+            tally.done += 1
+        elif state == "failed" and not retry_failed:
+            tally.failed += 1
+            tally.kept += 1
+        else:
+            tally.left[job.entry.id] = None
+            if state == "failed" or not retry_failed:
+                todo.append(job)
+    return todo
+
+
+def _write_summary(folder: Path, tally: Tally, progress: CohortProgress) -> None:
+    """cohort.csv and cohort.html, of whatever there is."""
+    try:
+        write_table(folder, tally.left)
+    except OSError as error:
+        progress.say(f"The summary could not be written: {trouble(folder, error)}")
+
+
+# -------------------------------------------------------------------------------------------------------- the driver
+
+
+@dataclass
+class _Task:
+    """A job at work on a worker."""
+
+    job: Job
+    future: Future
+    began: float
+
+
+class _Driver:
+    """Gives every worker a job at a time until all are settled."""
+
+    def __init__(self, client: Client, threads: int | None, seconds: float, tally: Tally, progress: CohortProgress):
+        self._client = client
+        self._threads = threads
+        self._seconds = seconds
+        self._tally = tally
+        self._progress = progress
+        self._session = uuid.uuid4().hex[:8]  # a driver that was killed may have left tasks of the same numbers
+        self._number = 0
+        self._workers: set[str] = set()
+        self._looked = -math.inf
+        self._running: dict[str, _Task] = {}  # by the worker's address
+        self._ended: queue.SimpleQueue[tuple[str, Future]] = queue.SimpleQueue()
+
+    def run(self, jobs: list[Job]) -> None:
+        """Until every job is done or failed. Raises FolderError, ClusterError."""
+        for attempt in range(1, _TRIES + 1):
+            jobs = self._work_off(jobs, at_once=1 if attempt == _TRIES else None)
+        for job in jobs:
+            self._fail(job, _DIED)
+
+    def _work_off(self, jobs: list[Job], at_once: int | None) -> list[Job]:
+        """One try of every job; returns those whose worker died."""
+        waiting, lost = deque(jobs), []
+        while waiting or self._running:
+            self._look_for_workers()
+            free = [worker for worker in self._workers if worker not in self._running]
+            for worker in free[: None if at_once is None else at_once - len(self._running)]:
+                if waiting:
+                    self._give(worker, waiting.popleft())
+            with suppress(queue.Empty):
+                self._take(*self._ended.get(timeout=_TICK), lost)
+            for worker, task in list(self._running.items()):
+                if worker not in self._workers:
+                    self._drop(worker)
+                    lost.append(task.job)
+                elif time.monotonic() - task.began > self._seconds:
+                    self._end_hanging(worker)
+            self._progress.show(self._tally, len(self._running))
+        return lost
+
+    def _look_for_workers(self) -> None:
+        if time.monotonic() - self._looked < _TICK:
+            return
+        self._looked = time.monotonic()
+        try:
+            self._workers = set(self._client.nthreads())
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"The scheduler does not answer any more ({error}); start it and run this again."
+            ) from error
+
+    def _give(self, worker: str, job: Job) -> None:
+        self._number += 1
+        key = f"pair-{self._session}-{self._number}"  # no id: it may be a patient's, and the dashboard shows keys
+        where = {"workers": [worker], "allow_other_workers": False, "pure": False, "key": key}
+        future = self._client.submit(run_job, job, self._threads, **where)
+        self._running[worker] = _Task(job, future, time.monotonic())
+        future.add_done_callback(lambda future: self._ended.put((worker, future)))
+
+    def _take(self, worker: str, future: Future, lost: list[Job]) -> None:
+        """What has become of a job."""
+        task = self._running.get(worker)
+        if task is None or task.future is not future:  # given up meanwhile
+            return
+        del self._running[worker]
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            row = future.result()
+        except (KilledWorker, CancelledError):
+            self._workers.discard(worker)
+            lost.append(task.job)
+        except Exception as error:  # of Dask or of unpickling: what a job raises is in its row
+            self._fail(task.job, sentence_of(error))
+        else:
+            self._settle(task.job, row)
+
+    def _end_hanging(self, worker: str) -> None:
+        """Kill the worker's process, as far as Dask can: its nanny starts a new one."""
+        task = self._drop(worker)
+        with suppress(Exception):
+            self._client.restart_workers([worker], timeout=20, raise_for_error=False)
+        self._workers.discard(worker)
+        limit = duration(self._seconds)
+        self._fail(task.job, f"It had not ended after {limit}; look at its images, or allow it more with --timeout.")
+
+    def _drop(self, worker: str) -> _Task:
+        task = self._running.pop(worker)
+        task.future.cancel(force=True)
+        return task
+
+    def _fail(self, job: Job, sentence: str) -> None:
+        """A failure that no worker could tell of; its files were perhaps never read."""
+        self._settle(job, row_of(job, files_of(job.entry.pair), "failed", error=sentence))
+
+    def _settle(self, job: Job, row: dict) -> None:
+        if row["state"] == "left":
+            raise FolderError(row["error"])
+        details = row.pop("traceback", None)
+        try:
+            if row["state"] == "done":
+                job.failure.unlink(missing_ok=True)
+            else:
+                write_row(job.failure, row)
+        except OSError as error:
+            raise FolderError(trouble(job.failure.parent, error)) from None
+        del self._tally.left[job.entry.id]
+        if row["state"] == "done":
+            self._tally.done += 1
+        else:
+            self._tally.failed += 1
+            self._progress.failed(job.entry.id, row["error"], details)
