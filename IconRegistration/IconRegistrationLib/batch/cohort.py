@@ -91,6 +91,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of the cohort; may be a begun one")
     add_outputs(out)
     out.add_argument("--json", action="store_true", help="progress and result as JSON objects on stdout")
+    add_execution(parser)
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """The options for where and how the pairs are run, for `run_entries`."""
     where = parser.add_argument_group("execution")
     where.add_argument(
         "--workers", metavar="N", type=int, help="processes (default: by GPUs, or processors and memory)"
@@ -104,20 +109,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 if all pairs are done, 3 if some failed, 1 if it could not go on."""
+    check_execution(args)
+    entries, notes = entries_of(args, settings_of(args))
+    return run_entries(args, entries, notes, outputs_of(args))
+
+
+def check_execution(args: argparse.Namespace) -> None:
+    """InputError if options of `add_execution` cannot be meant."""
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers is {args.workers}; at least one is needed.")
     if args.workers is not None and args.scheduler:
         raise InputError("--workers is for this computer, --scheduler for a cluster that has its own; choose one.")
     if args.timeout is not None and not args.timeout > 0:
         raise InputError(f"--timeout is {args.timeout:g} minutes; it must be positive.")
-    entries, notes = entries_of(args, settings_of(args))
+
+
+def run_entries(args: argparse.Namespace, entries: Sequence[Entry], notes: Iterable[str], outputs: Outputs) -> int:
+    """Run them as the options say, and say how it went: the exit code of `run`."""
     progress = CohortProgress(args.json, args.debug)
     for note in notes:
         progress.say(note)
     options = {"workers": args.workers, "scheduler": args.scheduler, "retry_failed": args.retry_failed}
     tally, problem = Tally(), None
     try:
-        run_cohort(entries, args.out, outputs_of(args), minutes=args.timeout, progress=progress, tally=tally, **options)
+        run_cohort(entries, args.out, outputs, minutes=args.timeout, progress=progress, tally=tally, **options)
     except (FolderError, ClusterError) as error:
         problem = str(error)
     except BaseException as stop:

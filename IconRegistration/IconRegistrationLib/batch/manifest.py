@@ -418,6 +418,17 @@ def _given_ids(rows: Sequence[_Row]) -> tuple[dict[int, str], dict[int, str]]:
     return ids, mistakes
 
 
+def names_of(paths: Sequence[str]) -> list[str]:
+    """A name for each file, as pairs without an id get one: all different, and fit for a folder.
+
+    Raises InputError for a file that is there twice.
+    """
+    names, repeated = _derived_ids({n: _Row("", {"image": path}) for n, path in enumerate(paths)}, ["image"], ())
+    if repeated:
+        raise InputError(f"{paths[min(repeated)]} is there twice; leave one away.")
+    return [names[n] for n in range(len(paths))]
+
+
 def _id_mistake(id) -> str | None:
     """Why a folder cannot have this name on every system."""
     if not isinstance(id, str):
