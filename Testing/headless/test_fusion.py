@@ -93,7 +93,7 @@ def test_weights_are_the_correlation_of_windows(monkeypatch):
     random = np.random.default_rng(0)
     target, warped = (Image(random.normal(100, 30, GRID.shape).astype(np.float32), GRID) for _ in range(2))
     expected = np.empty(GRID.shape)
-    reach = (1, 4, 2)  # 4 mm at spacings of 3, 1, 2 mm
+    reach = (2, 5, 2)  # 5 mm at spacings of 3, 1, 2 mm
     for place in np.ndindex(GRID.shape):
         box = tuple(slice(max(p - r, 0), p + r + 1) for p, r in zip(place, reach, strict=True))
         expected[place] = np.corrcoef(target.array[box].ravel(), warped.array[box].ravel())[0, 1]

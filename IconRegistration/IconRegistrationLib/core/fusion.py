@@ -20,8 +20,8 @@ from .errors import InputError
 from .geometry import Image, Segment, Segmentation
 from .sampling import slabs
 
-#: Half the edge of the window in which images are compared, in mm; at least one voxel.
-RADIUS_MM = 4.0
+#: Half the edge of the window in which images are compared, in mm; at least two voxels.
+RADIUS_MM = 5.0
 #: Power of the squared correlation: how much more a better atlas counts.
 GAIN = 2.0
 #: Weight of an atlas that resembles nothing: where all do not, as in plain tissue, all count alike.
@@ -50,7 +50,7 @@ def vote_weights(warped: Image, target: Image, radius: float = RADIUS_MM, gain: 
     Raises InputError if the images lie on different grids.
     """
     _check_grid(warped.grid, target.grid, warped.name)
-    reach = [max(1, round(radius / s)) for s in target.grid.spacing[::-1]]
+    reach = [max(2, round(radius / s)) for s in target.grid.spacing[::-1]]
     halo, depth = reach[0], target.grid.shape[0]
     scales = [(float(image.array.mean()), float(image.array.std()) or 1.0) for image in (warped, target)]
     weights = np.empty(target.grid.shape, np.float16)
