@@ -18,7 +18,7 @@ import numpy as np
 
 from .errors import InputError
 from .geometry import Image, Segment, Segmentation
-from .sampling import slabs
+from .sampling import SLAB_VOXELS, slabs
 
 #: Half the edge of the window in which images are compared, in mm; at least two voxels.
 RADIUS_MM = 5.0
@@ -54,7 +54,9 @@ def vote_weights(warped: Image, target: Image, radius: float = RADIUS_MM, gain: 
     halo, depth = reach[0], target.grid.shape[0]
     scales = [(float(image.array.mean()), float(image.array.std()) or 1.0) for image in (warped, target)]
     weights = np.empty(target.grid.shape, np.float16)
-    for slab in slabs(target.grid.shape):
+    thickness = max(4 * halo, SLAB_VOXELS // target.array[0].size)  # what a slab shares with the next is computed twice
+    for start in range(0, depth, thickness):
+        slab = slice(start, min(start + thickness, depth))
         low, high = max(slab.start - halo, 0), min(slab.stop + halo, depth)
         a, b = (
             (image.array[low:high].astype(np.float64) - mean) / std
