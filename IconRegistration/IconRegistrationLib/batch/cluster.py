@@ -32,6 +32,8 @@ _LOOKED_AT = 5
 _USUAL_BYTES = 3 << 30
 #: A pair hangs after this many times what it is expected to take, and after this many minutes at least.
 _PATIENCE, _LEAST_MINUTES = 10, 30.0
+#: Environment variables that say how many threads a library starts.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 #: Of the cluster on this computer. Logs of bounded length: the scheduler lives in the driver. Nothing watches what the
 #: threads do, nothing moves pairs between workers.
 _CONFIG = {
@@ -40,7 +42,10 @@ _CONFIG = {
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.allowed-failures": 0,
     "distributed.comm.timeouts.connect": "30s",
+    "distributed.worker.http.routes": ["distributed.http.health"],
 }
+#: Pages about all that goes on, if Dask cannot draw its dashboard.
+_NO_PAGES = {"distributed.scheduler.http.routes": ["distributed.http.health"]}
 
 
 @dataclass(frozen=True)
@@ -160,16 +165,17 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="icon-registration-", ignore_cleanup_errors=True)
         )
-        stack.enter_context(dask.config.set(_CONFIG))
+        stack.enter_context(dask.config.set(_CONFIG if has_dashboard() else _CONFIG | _NO_PAGES))
         security = Security.temporary()
-        common = {"host": "127.0.0.1", "protocol": "tls", "security": security}
-        dashboard = "127.0.0.1:0" if has_dashboard() else None
-        scheduler = {**common, "dashboard": dashboard is not None, "dashboard_address": dashboard}
+        # an address for pages too: without one they are served to everybody
+        common = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tls", "security": security}
+        scheduler = {**common, "dashboard": has_dashboard()}
         nanny = {
             **common,
-            "nthreads": 1,  # one pair at a time; how many threads it uses is in the job
+            "nthreads": 1,  # one pair at a time; the libraries' threads are another matter (_env)
             "memory_limit": None,  # how many workers there are is decided by memory; what is beyond, the system decides
             "local_directory": folder,
+            "dashboard": False,
             "preload": [__name__],
             "silence_logs": logging.CRITICAL,
         }
@@ -191,12 +197,14 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
 
 
 def _env(workers: Workers, number: int) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": workers.gpus[number]} if workers.gpus else {}
+    """Read by torch, ITK and CUDA when a worker loads them, at its first pair."""
+    threads = dict.fromkeys(_THREADS, str(workers.threads))
+    return threads | ({"CUDA_VISIBLE_DEVICES": workers.gpus[number]} if workers.gpus else {})
 
 
 async def _end(cluster: SpecCluster) -> None:
     """Without waiting for pairs that are at work."""
-    await asyncio.gather(*(nanny.close(timeout=0.1) for nanny in cluster.workers.values()), return_exceptions=True)
+    await asyncio.gather(*(nanny.close(timeout=1) for nanny in cluster.workers.values()), return_exceptions=True)
 
 
 def dask_setup(worker) -> None:

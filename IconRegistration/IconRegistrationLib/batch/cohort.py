@@ -145,7 +145,7 @@ def run_entries(args: argparse.Namespace, entries: Sequence[Entry], notes: Itera
         result = {"folder": str(args.out), "done": tally.done, "failed": tally.failed, "left": len(tally.left)}
         print(json.dumps({"result": result | {"error": problem}}), flush=True)
     else:
-        print(f"{_standing(tally)}. See {args.out / 'cohort.html'}")
+        print(f"{_standing(tally)}. See {args.out / 'cohort.csv'}")
     if problem:
         print(f"icon-registration: {problem}", file=sys.stderr)
         return 1
@@ -198,19 +198,19 @@ def run_cohort(
             if todo:
                 demand = cluster.demand_of(entries)
                 if scheduler is None:
-                    size = cluster.workers_for(entries, demand, workers)
-                    opened, threads = cluster.local_cluster(size), size.threads
+                    opened = cluster.local_cluster(cluster.workers_for(entries, demand, workers))
                 else:
-                    opened, threads = cluster.remote_cluster(scheduler), None
+                    opened = cluster.remote_cluster(scheduler)
                 seconds = 60 * (minutes or demand.minutes_to_hang)
                 with opened as client:
                     try:
                         progress.start(tally, cluster.described(client))
-                        _Driver(client, threads, seconds, tally, progress).run(todo)
+                        _Driver(client, seconds, tally, progress).run(todo)
                     except BaseException:
                         from_now_on()
                         raise
         finally:
+            _count_unheard(todo, tally)
             clear_remains(folder / "pairs")
             _write_summary(folder, tally, progress)
     return tally
@@ -319,6 +319,14 @@ def _todo(jobs: Iterable[Job], retry_failed: bool, tally: Tally) -> list[Job]:
     return todo
 
 
+def _count_unheard(jobs: Iterable[Job], tally: Tally) -> None:
+    """Pairs whose results came while nobody listened any more."""
+    for job in jobs:
+        if job.entry.id in tally.left and state_of(job) == "done":
+            del tally.left[job.entry.id]
+            tally.done += 1
+
+
 def _write_summary(folder: Path, tally: Tally, progress: CohortProgress) -> None:
     """cohort.csv and cohort.html, of whatever there is."""
     try:
@@ -342,9 +350,8 @@ class _Task:
 class _Driver:
     """Gives every worker a job at a time until all are settled."""
 
-    def __init__(self, client: Client, threads: int | None, seconds: float, tally: Tally, progress: CohortProgress):
+    def __init__(self, client: Client, seconds: float, tally: Tally, progress: CohortProgress):
         self._client = client
-        self._threads = threads
         self._seconds = seconds
         self._tally = tally
         self._progress = progress
@@ -397,7 +404,7 @@ class _Driver:
         self._number += 1
         key = f"pair-{self._session}-{self._number}"  # no id: it may be a patient's, and the dashboard shows keys
         where = {"workers": [worker], "allow_other_workers": False, "pure": False, "key": key}
-        future = self._client.submit(run_job, job, self._threads, **where)
+        future = self._client.submit(run_job, job, **where)
         self._running[worker] = _Task(job, future, time.monotonic())
         future.add_done_callback(lambda future: self._ended.put((worker, future)))
 

@@ -65,15 +65,12 @@ class Job:
         return self.folder / "failed" / f"{self.entry.id}.json"
 
 
-def run(job: Job, threads: int | None = None) -> dict:
+def run(job: Job) -> dict:
     """Register the pair, unless results of the same key are there, and return its row, without the report.
 
     The row of a finished pair is written, as the results are; others are the driver's to write. "left" is a pair that
     is not to blame: its results could not be written. An unexpected exception adds "traceback" to the row.
-
-    threads: for torch and ITK; None as the process has them.
     """
-    _use_threads(threads)
     began = time.monotonic()
     files = files_of(job.entry.pair)
     try:
@@ -283,15 +280,3 @@ def _forget_network() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-@functools.cache
-def _use_threads(count: int | None) -> None:
-    """As many as this worker's share of the processor; for ITK too."""
-    if count is None:
-        return
-    import itk
-    import torch
-
-    torch.set_num_threads(count)
-    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(count)
