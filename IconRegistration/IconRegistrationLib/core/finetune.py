@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from .errors import InputError
-from .network import GradICON, compose, identity_points, sample_at
+from .network import GradICON, compose, directly, identity_points, recomputing, sample_at
 from .similarity import LNCC, Similarity
 
 #: Step of the finite differences along each axis, in [0, 1] coordinates.
@@ -24,22 +24,23 @@ _DELTA = 0.001
 
 
 def gradient_inverse_consistency(
-    forward: list[torch.Tensor], backward: list[torch.Tensor], points: torch.Tensor
+    forward: list[torch.Tensor], backward: list[torch.Tensor], points: torch.Tensor, run: Callable = directly
 ) -> torch.Tensor:
     """Mean squared Jacobian of x - phi_AB(phi_BA(x)), the sum over its three columns (GradICON, eq. 4).
 
     forward, backward: displacements of the two cascades.  points: [1, 3, D, H, W], where it is measured.
+    run: `network.recomputing` to save memory.
     """
 
     def error(x: torch.Tensor) -> torch.Tensor:
         return x - compose(forward, compose(backward, x))
 
-    here = error(points)
+    here = run(error, points)
     loss = points.new_zeros(())
     for axis in range(3):
         step = points.new_zeros(1, 3, 1, 1, 1)
         step[:, axis] = _DELTA
-        loss = loss + ((here - error(points + step)) / _DELTA).square().mean()
+        loss = loss + ((here - run(error, points + step)) / _DELTA).square().mean()
     return loss
 
 
@@ -82,7 +83,7 @@ def finetune(
     regularisation: lambda, the weight of inverse consistency.
     moving_mask, fixed_mask: [1, 1, D, H, W], non-zero where the similarity counts.
     moving_labels, fixed_labels: [1, C, D, H, W] in [0, 1], one channel per structure, the same in both.
-    save_memory: recompute activations instead of keeping them (a third more time, less than half the memory).
+    save_memory: compute what the backward pass needs anew instead of keeping it.
     progress: called after each step with the number of steps done and the loss; may raise Cancelled.
 
     `network` itself is never changed, however the call ends. Raises InputError for settings or shapes that do not fit.
@@ -109,23 +110,29 @@ def finetune(
     tuned = copy.deepcopy(network).eval().requires_grad_()
     optimiser = torch.optim.Adam(tuned.parameters(), lr=learning_rate)
     history = []
+    run = recomputing if save_memory else directly
+
+    def mismatch(similarity, source, target, mask, displacements):
+        return similarity(sample_at(source, compose(displacements), "zeros"), target, mask)
+
+    def label_mismatch(source, target, displacements):
+        return soft_dice_loss(sample_at(source, compose(displacements)), target)
 
     for step in range(steps):
         optimiser.zero_grad()
         forward = tuned(moving, fixed, save_memory)
         backward = tuned(fixed, moving, save_memory)
-        phi_AB, phi_BA = compose(forward), compose(backward)
-        loss = similarity_AB(sample_at(moving, phi_AB, "zeros"), fixed, fixed_mask)
-        loss = loss + similarity_BA(sample_at(fixed, phi_BA, "zeros"), moving, moving_mask)
+        loss = run(mismatch, similarity_AB, moving, fixed, fixed_mask, forward)
+        loss = loss + run(mismatch, similarity_BA, fixed, moving, moving_mask, backward)
         if moving_labels is not None:
-            dice = soft_dice_loss(sample_at(moving_labels, phi_AB), fixed_labels)
-            loss = loss + label_weight * (dice + soft_dice_loss(sample_at(fixed_labels, phi_BA), moving_labels))
+            dice = run(label_mismatch, moving_labels, fixed_labels, forward)
+            loss = loss + label_weight * (dice + run(label_mismatch, fixed_labels, moving_labels, backward))
         points = perturbed_points(network.shape, device)
-        loss = loss + regularisation * gradient_inverse_consistency(forward, backward, points)
+        loss = loss + regularisation * gradient_inverse_consistency(forward, backward, points, run)
         loss.backward()
         optimiser.step()
         history.append(loss.item())
-        del forward, backward, phi_AB, phi_BA, loss  # before the next step allocates its own
+        del forward, backward, loss  # before the next step allocates its own
         if progress:
             progress(step + 1, history[-1])
 

@@ -13,7 +13,7 @@ from .geometry import Grid
 #: Share of the overlap's extent that is kept around it, so that the border has a neighbourhood.
 MARGIN = 0.1
 #: Samples of the lattice on which maps are refined without a network: a minute on two CPU cores, seconds on a GPU.
-REFINEMENT_VOXELS = {"cpu": 1_500_000, "cuda": 6_000_000}
+REFINEMENT_VOXELS = {"cpu": 1_350_000, "cuda": 6_000_000}
 #: Fewest samples of an axis on which a displacement field can bend.
 FEWEST_SAMPLES = 4
 

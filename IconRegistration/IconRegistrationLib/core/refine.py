@@ -28,6 +28,7 @@ import torch.nn.functional as F
 
 from .geometry import Grid
 from .similarity import LNCC, MINDSSC, GaussianWindow, apply_along_axes
+from .trilinear import Frame, compared, trilinear
 
 #: Jacobian determinant, relative to the linear alignment's, below which a map counts as folded.
 LEAST_JACOBIAN = 0.02
@@ -100,9 +101,11 @@ def refine(
             progress((sum(work[:number]) + work[number] * share) / sum(work))
 
         before = _resized(start, level)
-        after = _optimise(_Level(pair, level, options), space, before + _smoothly_resized(residual, level), report)
-        residual = after - before
-    displacement = _unfolded(space, start + _smoothly_resized(residual, shape))
+        residual = before + _smoothly_resized(residual, level)
+        residual = _optimise(_Level(pair, level, options), space, residual, report).sub_(before)
+        del before
+    displacement = _unfolded(space, _smoothly_resized(residual, shape).add_(start))
+    del residual, start
     phi = _phi_from_faces(space.linear_places(shape) + displacement)
     return phi[:1], phi[1:]
 
@@ -140,7 +143,8 @@ def contrast_agreement(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -
     """
     level = _Level(pair, pair.fixed_lattice.shape, FieldRefinement(similarity="lncc"))
     places = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(pair.fixed.device)
-    correlation = level.similarity.correlation(_sample(level.sources, places), level.targets)
+    warped = trilinear(level.sources, places, Frame.faces(level.shape))
+    correlation = level.similarity.correlation(warped, level.targets)
     weights = level.weights_at(places)
     return float((correlation * correlation.abs() * weights).sum() / (correlation**2 * weights).sum().clamp_min(1e-6))
 
@@ -178,10 +182,6 @@ class _Space:
         """[2, 3, D, H, W]: where the linear alignment takes the samples of each domain."""
         return _samples_through(self.linear, shape)
 
-    def roughness(self, displacement: torch.Tensor) -> torch.Tensor:
-        """Mean squared derivative, mm per mm, of displacements [2, 3, D, H, W] in the target's box."""
-        return self._squared_gradient(_rotated(self.target_to_mm, displacement), displacement.shape[2:], (1, 1, 1))
-
     def jacobian(self, displacement: torch.Tensor) -> torch.Tensor:
         """Jacobian determinant of both maps, 1 where they are the linear alignment: [2, 1, D, H, W]."""
         shape = displacement.shape[2:]
@@ -189,19 +189,21 @@ class _Space:
         for axis in (4, 3, 2):  # along x, y, z of the domain's box
             (slope,) = torch.gradient(displacement, spacing=2 / shape[axis - 2], dim=axis)
             rows.append(slope + self.linear[:, :3, 4 - axis].view(2, 3, 1, 1, 1))
-        determinant = (torch.linalg.cross(rows[0], rows[1], dim=1) * rows[2]).sum(1, keepdim=True)
+        (a, b, c), (d, e, f), (g, h, i) = (
+            row.split(1, 1) for row in rows
+        )  # torch.linalg.cross takes ten times as long
+        determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
         return determinant / torch.linalg.det(self.linear[:, :3, :3]).view(2, 1, 1, 1, 1)
 
-    def inverse_inconsistency(self, displacement: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def inverse_inconsistency(self, displacement: torch.Tensor, visited: torch.Tensor, places, steps) -> torch.Tensor:
         """Mean squared derivative of there-and-back minus identity, mm per mm, both ways round (GradICON).
 
-        Every other sample is visited, as in the published training. With x in one domain, its place y = phi(x) in the
-        other and u the displacements from the linear alignment L,  phi'(y) - x = L^-1 u(x) + u'(y).
+        With x in one domain, its place y = phi(x) in the other and u the displacements from the linear alignment L,
+        phi'(y) - x = L^-1 u(x) + u'(y).
+        displacement: u at all samples.  visited, places: u(x) and y at every `steps`-th of them, per axis.
         """
-        steps = tuple(2 if n >= 8 else 1 for n in displacement.shape[2:])
-        thin = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
-        back = _sample(displacement.flip(0), places[thin])
-        error = _rotated(self.linear.flip(0)[:, :3, :3], displacement[thin]) + back
+        back = _sample(displacement, places.flip(0)).flip(0)
+        error = _rotated(self.linear.flip(0)[:, :3, :3], visited) + back
         return self._squared_gradient(_rotated(self.domain_to_mm, error), displacement.shape[2:], steps)
 
     def _squared_gradient(self, vectors, shape, steps) -> torch.Tensor:
@@ -224,10 +226,12 @@ class _Level:
         else:
             self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True)
         self.sources = self.similarity.features(_resized(torch.cat([pair.moving, pair.fixed]), shape))
-        self.targets = self.sources.flip(0)
-        self.source_masks = _resized(torch.cat([pair.moving_mask, pair.fixed_mask]), shape)
-        self.masked = bool((self.source_masks < 1).any())
-        self.weights = self.source_masks.flip(0) * self.similarity.informative(self.targets)
+        self.targets = None if options.similarity == "mind" else self.sources.flip(0)
+        self.weights = self.similarity.informative(self.sources).flip(0)
+        self.source_masks = None
+        if bool((pair.moving_mask < 1).any() or (pair.fixed_mask < 1).any()):
+            self.source_masks = _resized(torch.cat([pair.moving_mask, pair.fixed_mask]), shape)
+            self.weights = self.weights * self.source_masks.flip(0)
         self.labels = None
         if pair.fixed_labels is not None:
             # soft overlap needs no fine lattice, and half of it makes a hundred structures affordable
@@ -237,17 +241,34 @@ class _Level:
     def dissimilarity(self, places: torch.Tensor) -> torch.Tensor:
         """Sum over both directions; places [2, 3, D, H, W]. Voxels that leave the other image do not count."""
         weights = self.weights_at(places)
-        local = self.similarity.compare(_sample(self.sources, places), self.targets) * weights
+        local = self._local_dissimilarity(places) * weights
         loss = (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
         if self.labels is not None:
             loss = loss + self.options.label_weight * self._label_mismatch(places)
         return loss
 
+    def _local_dissimilarity(self, places: torch.Tensor) -> torch.Tensor:
+        """[2, 1, D, H, W]"""
+        frame = Frame.faces(self.shape)
+        if self.targets is None:  # the features of one voxel speak for themselves
+
+            def compare(values, n, planes):
+                return self.similarity.voxelwise(values, self.sources[1 - n, :, planes].view(values.shape))
+
+            return compared(self.sources, places, frame, compare)
+        warped = compared(self.sources, places, frame, lambda values, *_: (values[0], torch.ones_like(values)))
+        return self.similarity.compare(warped, self.targets)
+
     @torch.no_grad()
     def weights_at(self, places: torch.Tensor) -> torch.Tensor:
         """How much each voxel counts, [2, 1, D, H, W], when its counterpart is at `places`."""
-        weights = self.weights * (places.abs() <= 1).all(1, keepdim=True)
-        return weights * _sample(self.source_masks, places) if self.masked else weights
+        inside = torch.ones_like(self.weights, dtype=torch.bool)
+        for along in places.split(1, 1):
+            inside &= along.abs() <= 1
+        weights = self.weights * inside
+        if self.source_masks is None:
+            return weights.float()
+        return weights * trilinear(self.source_masks, places, Frame.faces(self.shape))
 
     def _label_mismatch(self, places: torch.Tensor) -> torch.Tensor:
         """1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""
@@ -268,15 +289,21 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
     spline = [_bspline_matrix(n, c).to(start.device) for n, c in zip(level.shape, controls, strict=True)]
     voxel = torch.tensor([2 / n for n in reversed(level.shape)], device=start.device).view(3, 1, 1, 1)
     coefficients = torch.zeros(2, 3, *controls, device=start.device, requires_grad=True)
-    roughness = _Roughness(space, start, coefficients, spline, voxel)
+    roughness = _Roughness(space, start, spline, voxel)
     mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
-    linear = space.linear_places(level.shape)
+    plane, column = _plane_and_column(space.linear, level.shape)
+    # inverse consistency visits every other sample, as in the published training
+    steps = tuple(2 if n >= 8 else 1 for n in level.shape)
+    thinned = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
+    thin_spline = [basis[::step] for basis, step in zip(spline, steps, strict=True)]
+    thin_start, thin_linear = start[thinned], (plane + column)[thinned].clone()
     for step in range(1, options.steps + 1):
         displacement = start + apply_along_axes(coefficients, spline) * voxel
-        places = linear + displacement
+        visited = thin_start + apply_along_axes(coefficients, thin_spline) * voxel
         loss = (
-            level.dissimilarity(places)
-            + options.inverse_consistency * space.inverse_inconsistency(displacement, places)
+            level.dissimilarity((displacement + plane).add_(column))
+            + options.inverse_consistency
+            * space.inverse_inconsistency(displacement, visited, thin_linear + visited, steps)
             + options.diffusion * roughness(coefficients)
         )
         (gradient,) = torch.autograd.grad(loss, coefficients)
@@ -294,35 +321,36 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
 
 
 class _Roughness:
-    """How `_Space.roughness` of start + spline(coefficients) changes with the coefficients: a quadratic form.
+    """Mean squared derivative, mm per mm, of displacements start + spline(coefficients) * voxel: a quadratic form.
 
     A spline is a matrix along each axis, and so is a difference. The samples, of which there are fifteen to a
     coefficient, need not be visited: the form's matrix is a product of one small matrix per axis.
     """
 
-    def __init__(self, space: _Space, start: torch.Tensor, coefficients: torch.Tensor, spline, voxel: torch.Tensor):
-        def at(coefficients):
-            return space.roughness(start + apply_along_axes(coefficients, spline) * voxel)
-
-        (self._slope,) = torch.autograd.grad(at(coefficients), coefficients)  # they are zero: the linear term
+    def __init__(self, space: _Space, start: torch.Tensor, spline: list[torch.Tensor], voxel: torch.Tensor):
         in_mm = space.target_to_mm * voxel.view(3)
         self._metric = in_mm.mT @ in_mm
-        overlaps = [basis.T @ basis for basis in spline]
+        of_start = _rotated(in_mm.mT @ space.target_to_mm, start)
+        self._slope = 0.0
         self._axes = []
         for axis, basis in enumerate(spline):
-            difference = basis.diff(dim=0)
-            matrices = [*overlaps[:axis], difference.T @ difference, *overlaps[axis + 1 :]]
             shape = list(start.shape)
             distance = space.edges[:, axis] / shape[2 + axis]
             shape[2 + axis] -= 1
-            self._axes.append((matrices, 1 / (distance**2 * math.prod(shape))))
+            weights = (1 / (distance**2 * math.prod(shape))).view(2, 1, 1, 1, 1)
+            step = torch.eye(len(basis), device=basis.device).diff(dim=0)
+            left = [matrix.T for matrix in spline]
+            left[axis] = (step @ basis).T @ step
+            matrices = [one @ other for one, other in zip(left, spline, strict=True)]
+            self._slope = self._slope + 2 * weights * apply_along_axes(of_start, left)
+            self._axes.append((matrices, weights))
 
     def __call__(self, coefficients: torch.Tensor) -> torch.Tensor:
         """A scalar: the roughness but for that of `start`."""
         mixed = _rotated(self._metric, coefficients)
         total = (self._slope * coefficients).sum()
         for matrices, weights in self._axes:
-            total = total + (weights * (mixed * apply_along_axes(coefficients, matrices)).sum((1, 2, 3, 4))).sum()
+            total = total + (weights * mixed * apply_along_axes(coefficients, matrices)).sum()
         return total
 
 
@@ -350,10 +378,15 @@ def _sample(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 def _samples_through(matrices: torch.Tensor, shape) -> torch.Tensor:
     """[2, 4, 4] applied to the samples of a lattice of `shape`: places [2, 3, D, H, W]."""
-    axes = [(2 * torch.arange(n, device=matrices.device) + 1) / n - 1 for n in shape]
-    z, y, x = torch.meshgrid(*axes, indexing="ij")
-    samples = torch.stack([x, y, z]).flatten(1)
-    return (matrices[:, :3, :3] @ samples + matrices[:, :3, 3:]).unflatten(-1, tuple(shape))
+    along_plane, across = _plane_and_column(matrices, shape)
+    return along_plane + across
+
+
+def _plane_and_column(matrices: torch.Tensor, shape) -> tuple[torch.Tensor, torch.Tensor]:
+    """[2, 3, 1, H, W] and [2, 3, D, 1, 1], whose sum is `_samples_through` and takes much more memory."""
+    z, y, x = ((2 * torch.arange(n, device=matrices.device) + 1) / n - 1 for n in shape)
+    by_x, by_y, by_z, shift = (column[..., None, None, None] for column in matrices[:, :3].unbind(2))
+    return by_x * x + by_y * y[:, None] + shift, by_z * z[:, None, None]
 
 
 def _rotated(matrices: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
@@ -368,6 +401,8 @@ def _resized(values: torch.Tensor, shape) -> torch.Tensor:
 
 def _smoothly_resized(values: torch.Tensor, shape) -> torch.Tensor:
     """Cubic interpolation on another lattice of the same box."""
+    if tuple(values.shape[2:]) == tuple(shape):
+        return values
     return apply_along_axes(
         values, [_cubic_matrix(n, old).to(values.device) for n, old in zip(shape, values.shape[2:], strict=True)]
     )

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from .. import __version__
 from .align import Alignment, align
+from .allocator import keep_freed_memory
 from .catalog import load_model
 from .checks import check_pair
 from .displacement import DisplacementField
@@ -78,6 +79,7 @@ def register(
         fixed_labels=fixed_labels,
         moving_labels=moving_labels,
     )
+    keep_freed_memory()
     device = choose_device(settings.device)
     clock = _Clock(settings, progress or (lambda stage, fraction: None))
     remedy = "choose a coarser spacing, refine 'field' instead of 'network', or device 'cpu'"

@@ -112,17 +112,16 @@ class _LocalCorrelation(torch.autograd.Function):
 
     @staticmethod
     def forward(context, warped, fixed, mean_fixed, variance_fixed, window: GaussianWindow, epsilon: float):
-        mean, square, product = window(torch.cat([warped, warped * warped, warped * fixed], 1)).chunk(3, 1)
-        variance = torch.addcmul(square, mean, mean, value=-1)
+        # one volume after the other: together they would take three times the memory meanwhile
+        mean = window(warped)
+        variance = window(warped * warped).addcmul_(mean, mean, value=-1)
         flat = variance <= 0  # by rounding: its derivative is that of a constant
         variance.clamp_min_(0).add_(epsilon)
-        scale = torch.rsqrt(variance * (variance_fixed + epsilon))
-        correlation = torch.addcmul(product, mean, mean_fixed, value=-1).mul_(scale)
+        scale = (variance_fixed + epsilon).mul_(variance).rsqrt_()
+        correlation = window(warped * fixed).addcmul_(mean, mean_fixed, value=-1).mul_(scale)
         variance.reciprocal_().masked_fill_(flat, 0)
         context.window, context.epsilon = window, epsilon
-        # a clone, because a chunk would hold all three
-        saved = warped, fixed, mean_fixed, variance_fixed, mean.clone(), variance, scale, correlation
-        context.save_for_backward(*saved)
+        context.save_for_backward(warped, fixed, mean_fixed, variance_fixed, mean, variance, scale, correlation)
         return correlation
 
     @staticmethod
@@ -135,9 +134,10 @@ class _LocalCorrelation(torch.autograd.Function):
             of_fixed = [warped * context.window.transposed(by_product), -mean * by_product, by_variance]
         by_square = (gradient * correlation).mul_(inverse_variance).mul_(-0.5)
         by_mean = (mean_fixed * by_product).addcmul_(mean, by_square, value=2).neg_()
-        spread = context.window.transposed(torch.cat([by_mean, by_square, by_product], 1))
-        by_mean, by_square, by_product = spread.chunk(3, 1)
-        of_warped = torch.addcmul(by_mean, warped, by_square, value=2).addcmul_(fixed, by_product)
+        of_warped = context.window.transposed(by_mean)
+        del by_mean
+        of_warped.addcmul_(warped, context.window.transposed(by_square), value=2)
+        of_warped.addcmul_(fixed, context.window.transposed(by_product))
         return of_warped, *of_fixed, None, None
 
 
@@ -214,6 +214,11 @@ class MINDSSC(_Compared):
 
     def compare(self, warped, fixed):
         return ((warped - fixed) ** 2).mean(1, keepdim=True)
+
+    def voxelwise(self, warped: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`compare` of features [12, ...] of one image each, without that axis, and its derivative by `warped`."""
+        difference = warped - fixed
+        return torch.linalg.vecdot(difference, difference, dim=0) / len(difference), difference * (2 / len(difference))
 
     def informative(self, fixed):
         return fixed.amin(1, keepdim=True) < 0.9  # a constant patch has all twelve descriptors at 1

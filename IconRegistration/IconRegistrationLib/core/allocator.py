@@ -1,0 +1,26 @@
+"""How the C library handles the memory that tensors come and go in."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+#: Bytes of freed memory that the process keeps, and the size from which on a block is asked of the system by itself.
+KEPT, SEPARATE = 100_000_000, 2**25
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+
+
+def keep_freed_memory() -> None:
+    """Up to KEPT bytes of what is freed stay with the process; glibc would hand them back after every other tensor.
+
+    The system clears each page that it hands out anew. Where tensors of megabytes are made by the hundred that takes a
+    fifth of the time (docs/benchmarks.md). Nothing happens without glibc.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(_M_TRIM_THRESHOLD, KEPT)
+    mallopt(_M_MMAP_THRESHOLD, SEPARATE)
