@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..core.errors import InputError
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     """Check, register, write."""
     pair, outputs, notes = pair_of(args), outputs_of(args), []
     folder = check_folder(args.out, args.overwrite, pair.files.values()) if args.out else None
-    single = _single_files(args)
+    single = _single_files(args, pair.files.values())
     if folder is None and not single:
         raise InputError("Nothing would be written; give --out DIR, --transform-out FILE or --warped-out FILE.")
     check_files(pair.files.values())
@@ -120,8 +120,11 @@ def run(args: argparse.Namespace) -> None:
         print(path)
 
 
-def _single_files(args: argparse.Namespace) -> dict[Path, Callable]:
-    """Files beside the folder of results, or instead of it, and what writes them; each appears whole."""
+def _single_files(args: argparse.Namespace, inputs: Iterable[str]) -> dict[Path, Callable]:
+    """Files beside the folder of results, or instead of it, and what writes them; each appears whole.
+
+    Raises InputError for one that cannot be written, or that is an input.
+    """
     from ..core.files import IMAGE_SUFFIXES, TRANSFORM_SUFFIXES, writable, write_field, write_image
 
     wanted = {}
@@ -131,4 +134,7 @@ def _single_files(args: argparse.Namespace) -> dict[Path, Callable]:
     if args.warped_out:
         path = writable(args.warped_out, IMAGE_SUFFIXES)
         wanted[path] = lambda results, path: write_image(results.warped, path)
+    replaced = {path.resolve() for path in wanted} & {Path(source).expanduser().resolve() for source in inputs}
+    if replaced:
+        raise InputError(f"{min(replaced)} is an input and would be replaced; choose another name.")
     return wanted
