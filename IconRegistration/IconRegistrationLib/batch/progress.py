@@ -147,10 +147,10 @@ class CohortProgress:
         return text if left is None else f"{text}, about {duration(left)}"
 
     def _seconds_left(self, tally: Tally) -> float | None:
-        """By the pace since the start; None before the first pair."""
+        """By the pace since the start; None before the first pair, and after the last."""
         began, before = self._began
         settled = tally.total - len(tally.left) - before
-        return (time.monotonic() - began) / settled * len(tally.left) if settled else None
+        return (time.monotonic() - began) / settled * len(tally.left) if settled and tally.left else None
 
 
 def _count(number: int, thing: str) -> str:
