@@ -15,12 +15,15 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..core.errors import Cancelled, DeviceMemoryError, InputError
-from . import demo, models, register, warp
+from . import cohort, demo, models, propagate, register, warp
 from .compatibility import translate
+from .outputs import FolderError
 
 #: Every command: its module has `add_options(parser)` and `run(args)`.
 COMMANDS = {
     "register": (register, "Register a moving volume to a fixed one."),
+    "cohort": (cohort, "Register the many pairs of a manifest, on all processors or on a cluster."),
+    "propagate": (propagate, "Carry the labels of one atlas or several to many images."),
     "warp": (warp, "Apply a saved transform to a volume, a segmentation or landmarks."),
     "models": (models, "List the models, and where their weights are."),
     "demo": (demo, "Make a phantom of a breathing torso, register it, show how well that worked."),
@@ -45,21 +48,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(translate(arguments))
         with _termination_as_exception():
-            args.run(args)
-        return 0
+            return args.run(args) or 0
     except InputError as error:
         return _failed(2, str(error), debug)
-    except DeviceMemoryError as error:
+    except (DeviceMemoryError, FolderError) as error:
         return _failed(1, str(error), debug)
     except ModuleNotFoundError as error:
         remedy = "press Apply in Slicer's module once, or run pip install slicer-icon-registration"
         return _failed(1, f"The package {error.name} is not installed; {remedy}.", debug)
     except MemoryError:
         return _failed(1, "This machine ran out of memory; crop or resample the images.", debug)
-    except (KeyboardInterrupt, Cancelled):
-        return _failed(130, "stopped; nothing was written.", debug)
-    except _Terminated:
-        return _failed(143, "terminated; nothing was written.", debug)
+    except (KeyboardInterrupt, Cancelled) as stop:
+        return _failed(130, str(stop) or "stopped; nothing was written.", debug)
+    except _Terminated as stop:
+        return _failed(143, str(stop) or "terminated; nothing was written.", debug)
     except Exception as error:
         reason = " ".join(str(error).split())
         hint = "" if debug else "; run again with --debug to see where"
