@@ -30,6 +30,8 @@ from .settings import ALIGNMENTS
 #: Samples of the smaller image at the coarse and the fine level: what a rigid alignment of a head needs.
 COARSE_VOXELS = 20_000
 FINE_VOXELS = 100_000
+#: And at most this many times as many of the larger one: a small crop's spacing would fill the memory with a body.
+MOST_TIMES_AS_MANY = 16
 #: Least share of the smaller image that must overlap for a starting point to be considered.
 LEAST_OVERLAP = 0.2
 BINS = 32
@@ -51,16 +53,18 @@ class Alignment:
     start: where the optimisation began ("header", "centre", "mass" or "initial"); with "kept" or "rigid kept" where
         that was better than what the optimisation made of it.
     before, after: normalised mutual information at the headers (or the given initial transform) and at the result,
-        the mean of both directions.
+        the mean of both directions; None where nothing was looked for.
     """
 
     matrix: np.ndarray
     kind: str
     start: str
-    before: float
-    after: float
+    before: float | None = None
+    after: float | None = None
 
     def __str__(self) -> str:
+        if self.after is None:
+            return f"{self.kind}: by the {self.start}"
         return f"{self.kind} from {self.start}: normalised mutual information {self.before:.4f} -> {self.after:.4f}"
 
 
@@ -103,6 +107,12 @@ def align(
     """
     if kind not in ALIGNMENTS:
         raise InputError(f"No alignment is called {kind!r}; choose one of {', '.join(ALIGNMENTS)}.")
+    if kind == "none":
+        return (
+            Alignment(np.eye(4), kind, "header")
+            if initial is None
+            else Alignment(np.array(initial, np.float64), kind, "initial")
+        )
     images = fixed, moving
     masks = [
         None if mask is None else sample_mask(mask, image.grid)
@@ -127,7 +137,7 @@ def align(
             "mass": _translation(coarse.moving.centre_of_mass() - coarse.fixed.centre_of_mass()),
         }
     header = next(iter(starts.values()))
-    if kind in ("none", "centre", "mass"):
+    if kind in ("centre", "mass"):
         start = kind if kind in starts else next(iter(starts))
         return Alignment(starts[start], kind, start, coarse.score(header), coarse.score(starts[start]))
 
@@ -183,10 +193,11 @@ class _Steps:
 
 
 def _lattices(fixed: Grid, moving: Grid, voxels: int) -> tuple[Grid, Grid]:
-    """Lattices over both images, at the spacing at which the smaller one has about `voxels`."""
-    volume = min(np.prod(grid.extent) for grid in (fixed, moving))
+    """Lattices over both images, at the spacing at which the smaller one has about `voxels`, if the larger then has not
+    too many."""
+    small, large = sorted(np.prod(grid.extent) for grid in (fixed, moving))
     finest = min(grid.spacing.min() for grid in (fixed, moving))
-    spacing = max((volume / voxels) ** (1 / 3), finest)
+    spacing = max((max(small, large / MOST_TIMES_AS_MANY) / voxels) ** (1 / 3), finest)
     return _isotropic(fixed, spacing), _isotropic(moving, spacing)
 
 

@@ -35,6 +35,8 @@ _HALVINGS = (2, 1, 0, 0)
 _TIME = (0.02, 0.10, 0.36, 0.40)
 #: The error that rounding may make where a displacement is sampled, in [0, 1] per axis: 0.0004 samples at 175^3.
 ROUNDING = 2e-6
+#: And where an image in [0, 1] is.
+IMAGE_ROUNDING = 5e-5
 #: Planes that are computed at a time where holding all of them would take much memory.
 SLAB = 8
 
@@ -499,7 +501,9 @@ def _evaluate(displacements: Sequence[torch.Tensor], image: torch.Tensor | None 
     for start, stop, *_ in _slabs(shape[0]):
         points = identity_points(shape, last.device, slice(start, stop)) + last[:, :, start:stop]
         points = compose(coarser, points)
-        result[:, :, start:stop] = points if image is None else sample_at(image, points)
+        if image is not None:
+            points = trilinear(image, points, Frame.unit(image.shape[2:]), IMAGE_ROUNDING)
+        result[:, :, start:stop] = points
     return result
 
 
