@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from IconRegistrationLib.core.settings import Settings
 
 pytest.importorskip("distributed", reason="needs Dask")
 pytest.importorskip("cryptography", reason="needs cryptography")
+psutil = pytest.importorskip("psutil", reason="needs psutil, which comes with Dask")
 
 REPORT = {"verdicts": [], "means": {}, "similarity": {}, "deformation": {}, "segments": {}, "landmarks_mm": {}}
 REPORT["verdicts"] = [{"level": "green", "name": "all", "reason": ""}]
@@ -335,7 +337,9 @@ def a_driver(a_study, tmp_path):
     def drive(study):
         (tmp_path / "drive.py").write_text(SCRIPT)
         words = [sys.executable, str(tmp_path / "drive.py"), str(Path(__file__).parent), str(tmp_path)]
-        process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
+        process = subprocess.Popen(
+            words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         processes.append(process)
         until(lambda: process.poll() is not None or len(list(study.out.glob("pairs/*/row.json"))) >= 1)
         assert process.poll() is None, process.stderr.read()
@@ -357,9 +361,12 @@ def until(condition, seconds=60):
 
 def members(group):
     """Processes of a group that live."""
-    found = subprocess.run(["ps", "-eo", "pgid=,stat=,pid="], capture_output=True, text=True, check=True).stdout
-    lines = [line.split() for line in found.splitlines()]
-    return [pid for pgid, stat, pid in lines if int(pgid) == group and not stat.startswith("Z")]
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -413,8 +420,6 @@ def test_a_folder_that_is_removed_stops_the_cohort_with_a_sentence(a_study, monk
 
     def settle_and_remove(driver, job, row):
         settle(driver, job, row)
-        import shutil
-
         shutil.rmtree(study.out)
 
     monkeypatch.setattr(cohort._Driver, "_settle", settle_and_remove)
@@ -459,8 +464,6 @@ def test_nobody_else_can_speak_to_the_cluster():
         address = client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
         assert set(client.run(threads_of_torch).values()) == {1}
-        import psutil
-
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = [c.laddr.ip for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
         assert set(listening) == {"127.0.0.1"}
