@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -187,3 +188,22 @@ def test_unigradicon_warp_makes_the_same_of_our_transform_as_ours_with_its_flags
         first = files.read_image(an_old_run / "warped.nii.gz").array
         inside = (a.array != 0) & (b.array != 0)
         assert (np.abs(first[inside].astype(float) - a.array[inside]) <= 1).mean() > 0.99
+
+
+def test_an_input_is_never_replaced(an_old_run, capfd):
+    inputs = an_old_run / "inputs"
+    words = ["register", "--fixed", f"{inputs}/fixed.nii.gz", "--moving", f"{inputs}/moving.nii.gz"]
+    before = (inputs / "moving.nii.gz").read_bytes()
+    assert main([*words, "--warped-out", f"{inputs}/../inputs/moving.nii.gz"]) == 2
+    assert "is an input and would be replaced" in capfd.readouterr().err
+    assert (inputs / "moving.nii.gz").read_bytes() == before
+
+
+def test_json_lists_single_files(an_old_run, tmp_path, capfd):
+    inputs, out = an_old_run / "inputs", tmp_path / "t.nii.gz"
+    words = ["register", "--fixed", f"{inputs}/fixed.nii.gz", "--moving", f"{inputs}/moving.nii.gz", "--json"]
+    assert main([*words, "--align", "centre", "--refine", "off", "--transform-out", str(out)]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])["result"]
+    assert result["single_files"] == [str(out)]
+    assert "folder" not in result
+    assert [path.name for path in tmp_path.iterdir()] == ["t.nii.gz"]

@@ -105,6 +105,10 @@ def test_nothing_is_done_twice_and_another_fusion_registers_nothing(a_run, data,
     assert main(words(data, out, "--fusion", "majority", images=images)) == 0
     majority = stamps(out)
     assert {path.name for path in majority if majority[path] != after[path]} == {"fixed.seg.nrrd", "moving.seg.nrrd"}
+    assert {path.name for path in after.keys() - majority.keys()} == {
+        "fixed_agreement.nii.gz",
+        "moving_agreement.nii.gz",
+    }
 
 
 def test_one_atlas_is_carried_over_as_it_is(a_run, data, tmp_path):
@@ -127,6 +131,16 @@ def test_an_image_that_cannot_be_read_costs_only_itself(a_run, data, tmp_path, c
     assert "2 of 3 images have labels" in text.out
     assert "Traceback" not in text.err
     assert not (out / "segmentations" / "broken.seg.nrrd").exists()
+
+
+def test_a_disk_that_refuses_is_one_sentence(a_run, data, tmp_path, capfd):
+    out = tmp_path / "out"
+    shutil.copytree(a_run, out)
+    shutil.rmtree(out / "segmentations")
+    (out / "segmentations").write_text("a file in its place")
+    assert main(words(data, out)) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("icon-registration:")]
+    assert str(out / "segmentations") in line
 
 
 def test_json_names_the_folder(a_run, data, capfd):

@@ -21,6 +21,7 @@ from ..core.settings import Settings
 from .cohort import add_execution, check_execution, run_entries
 from .job import ROW, read_row, write_row
 from .manifest import Entry, names_of
+from .outputs import FolderError, trouble
 from .pair import Outputs, Pair, check_files
 from .register import add_settings, settings_of
 
@@ -81,9 +82,8 @@ def run(args: argparse.Namespace) -> int:
     except BaseException as stop:
         if isinstance(stop, Exception):
             raise
-        raise type(stop)(
-            f"stopped; {written} of {len(targets)} images have labels. The same command goes on."
-        ) from None
+        standing = f"{written} of {len(targets)} images have labels"
+        raise type(stop)(f"stopped; {standing}. The same command goes on.") from None
     folder = args.out / "segmentations"
     if args.json:
         print(json.dumps({"segmentations": {"folder": str(folder), "written": written}}), flush=True)
@@ -124,36 +124,40 @@ def _id(image: str, atlas: str) -> str:
     name = f"{image}_from_{atlas}"
     if len(name.encode()) <= _LONGEST_ID:
         return name
-    return (
-        f"{name.encode()[: _LONGEST_ID - 14].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    )
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: _LONGEST_ID - 13].decode(errors='ignore')}-{digest}"
 
 
 def write_segmentation_of(target: Target, folder: Path, fusion: str, agreement: bool) -> bool:
     """What the atlases that could be registered say of an image; whether there is any. Nothing is done twice.
 
     folder: of the cohort.  agreement: also write the share of the vote that won.
+    Raises FolderError if the disk does not take it.
     """
+    from ..core.files import write_image, write_segmentation
+
     pairs = {entry.id: folder / "pairs" / entry.id for entry in target.entries}
     rows = {name: read_row(place / ROW) for name, place in pairs.items()}
     keys = {name: row["key"] for name, row in rows.items() if row and not (folder / "failed" / f"{name}.json").exists()}
     if not keys:
         return False
-    out = folder / "segmentations"
-    out.mkdir(exist_ok=True)
-    result, note = out / f"{target.name}.seg.nrrd", out / f"{target.name}.json"
-    shares = out / f"{target.name}_agreement.nii.gz"
+    result, note, shares = (
+        folder / "segmentations" / f"{target.name}{end}" for end in (".seg.nrrd", ".json", "_agreement.nii.gz")
+    )
     made_of = {"registrations": keys, "fusion": fusion if len(keys) > 1 else None}
     if _read(note) == made_of and result.exists() and (shares.exists() or not agreement):
         return True
-    note.unlink(missing_ok=True)
     fused = _fused(target, [pairs[name] for name in keys], fusion)
-    from ..core.files import write_image, write_segmentation
-
-    write_segmentation(fused.segmentation, result)
-    if agreement:
-        write_image(fused.agreement, shares)
-    write_row(note, made_of)
+    try:
+        result.parent.mkdir(exist_ok=True)
+        for former in (note, shares):
+            former.unlink(missing_ok=True)
+        write_segmentation(fused.segmentation, result)
+        if agreement:
+            write_image(fused.agreement, shares)
+        write_row(note, made_of)
+    except OSError as error:
+        raise FolderError(trouble(result.parent, error)) from None
     return True
 
 
