@@ -37,7 +37,7 @@ pytest.importorskip("itk")
 
 #: How many damaged copies of each file are read.
 COPIES = 40
-#: Bytes by which the reading process may grow for a file of a few thousand bytes; ITK loads its parts as they are needed.
+#: Bytes by which the reading process may grow for a small file; ITK loads its parts as they are needed.
 MOST_MEMORY = 1 << 30
 #: Seconds after which a reader counts as hanging.
 PATIENCE = 60
