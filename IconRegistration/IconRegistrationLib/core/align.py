@@ -24,12 +24,14 @@ import torch.nn.functional as F
 
 from .errors import InputError
 from .geometry import Grid, Image
+from .machine import both
 from .sampling import coverage, sample_mask, smooth_sample
 from .settings import ALIGNMENTS
 
 #: Samples of the smaller image at the coarse and the fine level: what a rigid alignment of a head needs.
 COARSE_VOXELS = 20_000
 FINE_VOXELS = 100_000
+FINEST_VOXELS = 400_000
 #: And at most this many times as many of the larger one: a small crop's spacing would fill the memory with a body.
 MOST_TIMES_AS_MANY = 16
 #: Least share of the smaller image that must overlap for a starting point to be considered.
@@ -152,7 +154,7 @@ def align(
             f"{fixed.name} and {moving.name} do not overlap even with their centres on each other; "
             "check that they show the same region, or give an initial transform."
         )
-    steps = _Steps(len(starts) + (2 if kind == "rigid" else 3), progress)
+    steps = _Steps(len(starts) + (3 if kind == "rigid" else 4), progress)
     rigid = {name: _optimise("rigid", coarse, matrix, steps.next()) for name, matrix in starts.items()}
     start = max(rigid, key=lambda name: coarse.score(rigid[name]))
     turned, step = _best_turn(coarse, rigid[start]), steps.next()
@@ -164,6 +166,7 @@ def align(
         stretched = _optimise(kind, coarse, matrix, steps.next())
     fine = level(FINE_VOXELS)
     result = _optimise(kind, fine, stretched, steps.next())
+    result = _optimise(kind, level(FINEST_VOXELS), result, steps.next())
     if _is_plausible(result @ np.linalg.inv(matrix)):
         candidates[start] = result
     final = {name: fine.score(place) for name, place in candidates.items()}
@@ -320,7 +323,7 @@ class _Pair:
         volumes = [np.prod(level.grid.extent) for level in (self.fixed, self.moving)]
         if shared < LEAST_OVERLAP * min(volumes[0], volumes[1] / abs(np.linalg.det(matrix[:3, :3]))):
             return -np.inf
-        joints = [look.joint for look in self._looks(matrix)]
+        joints = both(lambda *look: _Look(*look).joint, *zip(*self._looks(matrix), strict=True))
         if not all(joint.sum() > 0 for joint in joints):
             return -np.inf
         coarser = [joint.reshape(BINS, BINS, REFINEMENT).sum(2) for joint in joints]
@@ -332,19 +335,18 @@ class _Pair:
         The map is matrix @ frame @ (1 + change) @ frame^-1, `change` the 12 upper entries of a 4x4, row by row.
         Returns the value (-inf where nothing overlaps), its gradient [12] and the curvature [12, 12].
         """
-        looks = self._looks(matrix)
-        if not all(look.joint.sum() > 0 for look in looks):
-            return -np.inf, np.zeros(12), np.zeros((12, 12))
-        (value, gradient, curvature), (back, back_gradient, back_curvature) = (look.ascent() for look in looks)
+        found = both(lambda *look: _Look(*look).ascent(), *zip(*self._looks(matrix), strict=True))
+        (value, gradient, curvature), (back, back_gradient, back_curvature) = found
         # seen from the moving image the frame's points move the other way
         return (value + back) / 2, (gradient - back_gradient) / 2, (curvature + back_curvature) / 2
 
-    def _looks(self, matrix: np.ndarray) -> tuple[_Look, _Look]:
+    def _looks(self, matrix: np.ndarray) -> tuple[tuple, tuple]:
+        """What `_Look` is made of, for each of the two."""
         to_moving = np.linalg.inv(self.moving.grid.affine) @ matrix @ self.frame
         to_fixed = np.linalg.inv(self.fixed.grid.affine) @ self.frame
         return (
-            _Look(self.fixed, self.moving, np.linalg.inv(to_fixed), to_moving),
-            _Look(self.moving, self.fixed, np.linalg.inv(to_moving), to_fixed),
+            (self.fixed, self.moving, np.linalg.inv(to_fixed), to_moving),
+            (self.moving, self.fixed, np.linalg.inv(to_moving), to_fixed),
         )
 
 
@@ -370,6 +372,8 @@ class _Look:
     def ascent(self) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient and curvature: `_Pair.ascent` for one direction."""
         total = self.joint.sum()
+        if not total > 0:
+            return -np.inf, np.zeros(12), np.zeros((12, 12))
         joint = self.joint @ PARZEN / total
         value, entropy = normalised_mutual_information(joint), _entropy(joint)
         # d value / d joint, but for a constant per row: the windows of a voxel's value sum to one wherever it goes

@@ -6,7 +6,6 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +16,6 @@ import torch.nn.functional as F
 
 from .. import __version__
 from .align import Alignment, align
-from .allocator import keep_freed_memory
 from .catalog import load_model
 from .checks import check_pair
 from .displacement import DisplacementField
@@ -26,6 +24,7 @@ from .finetune import finetune
 from .geometry import Grid, Image, Segmentation
 from .intensity import background_value, guess_modality, normalise
 from .lattice import REFINEMENT_VOXELS, linear_between, network_lattices, refinement_lattices, region_box
+from .machine import both, keep_freed_memory
 from .network import choose_device, memory_guard
 from .refine import FieldRefinement, Pair, carried, contrast_agreement, linear_maps, refine
 from .results import Registration
@@ -94,7 +93,7 @@ def register(
                     progress=lambda done, total: step(done / total if total else 0.0),
                 )
         with clock.stage("alignment") as step:
-            sides = _both(
+            sides = both(
                 lambda image, mask, modality: _Side.of(image, mask, modality, settings),
                 (fixed, moving),
                 (fixed_mask, moving_mask),
@@ -136,7 +135,7 @@ def register(
         with clock.stage("transform"):
             phi_AB, phi_BA = (phi.float().cpu() for phi in maps)
             lattices = pair.fixed_lattice, pair.moving_lattice
-            forward, backward = _both(
+            forward, backward = both(
                 flatten,
                 (phi_AB, phi_BA),
                 lattices,
@@ -174,12 +173,6 @@ def register(
             "versions": _versions(),
         },
     )
-
-
-def _both(function: Callable, *arguments) -> list:
-    """`function` of the first and of the second of each of the arguments, at the same time."""
-    with ThreadPoolExecutor(2) as threads:
-        return list(threads.map(function, *arguments))
 
 
 def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> str:

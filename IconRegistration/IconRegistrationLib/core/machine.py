@@ -1,9 +1,11 @@
-"""How the C library handles the memory that tensors come and go in."""
+"""Two things that the libraries leave undone on a CPU: to use a second core, and to keep memory that is used again."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 #: Bytes of freed memory that the process keeps, and the size from which on a block is asked of the system by itself.
 KEPT, SEPARATE = 100_000_000, 2**25
@@ -24,3 +26,9 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_TRIM_THRESHOLD, KEPT)
     mallopt(_M_MMAP_THRESHOLD, SEPARATE)
+
+
+def both(function: Callable, *arguments) -> list:
+    """`function` of the first and of the second of each of the arguments, at the same time."""
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(function, *arguments))
