@@ -89,23 +89,23 @@ def refine(
     options = options or FieldRefinement()
     space = _Space(pair)
     shape = pair.fixed_lattice.shape
-    start = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(pair.fixed.device)
-    start = start - space.linear_places(shape)
+
+    def start(level) -> torch.Tensor:
+        """The given displacement; made anew rather than kept, where memory is short."""
+        places = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(pair.fixed.device)
+        return _resized(places.sub_(space.linear_places(shape)), level)
 
     levels = [level_shape(pair, distance) for distance in options.levels]
     work = [math.prod(level) for level in levels]
-    residual = torch.zeros(2, 3, *levels[0], device=start.device)
+    residual = torch.zeros(2, 3, *levels[0], device=pair.fixed.device)
     for number, level in enumerate(levels):
 
         def report(share, number=number):
             progress((sum(work[:number]) + work[number] * share) / sum(work))
 
-        before = _resized(start, level)
-        residual = before + _smoothly_resized(residual, level)
-        residual = _optimise(_Level(pair, level, options), space, residual, report).sub_(before)
-        del before
-    displacement = _unfolded(space, _smoothly_resized(residual, shape).add_(start))
-    del residual, start
+        residual = start(level).add_(_smoothly_resized(residual, level))
+        residual = _optimise(_Level(pair, level, options), space, residual, report).sub_(start(level))
+    displacement = _unfolded(space, _smoothly_resized(residual, shape).add_(start(shape)))
     phi = _phi_from_faces(space.linear_places(shape) + displacement)
     return phi[:1], phi[1:]
 
@@ -300,12 +300,10 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
     for step in range(1, options.steps + 1):
         displacement = start + apply_along_axes(coefficients, spline) * voxel
         visited = thin_start + apply_along_axes(coefficients, thin_spline) * voxel
-        loss = (
-            level.dissimilarity((displacement + plane).add_(column))
-            + options.inverse_consistency
-            * space.inverse_inconsistency(displacement, visited, thin_linear + visited, steps)
-            + options.diffusion * roughness(coefficients)
-        )
+        inconsistency = space.inverse_inconsistency(displacement, visited, thin_linear + visited, steps)
+        # last, so that its derivative, which takes most memory, comes first
+        dissimilarity = level.dissimilarity((displacement + plane).add_(column))
+        loss = dissimilarity + options.inverse_consistency * inconsistency + options.diffusion * roughness(coefficients)
         (gradient,) = torch.autograd.grad(loss, coefficients)
         with torch.no_grad():
             # Adam (Kingma & Ba, ICLR 2015); loading torch.optim costs a process a second
