@@ -5,7 +5,7 @@
 FOLDER takes inputs and results; it has to be empty or not there. `--pairs 0` or `--simulate 0` leaves a part out.
 
 First table, phantoms of `--size` voxels along an axis, registered at a spacing of 8 mm, without scene and pictures, by
-one and by two workers: seconds are the pairs' own, in their workers, whose first pair loads the libraries; start is from
+one and by two workers: seconds are the pairs' own, in their workers, whose first pair loads libraries; start is from
 the command to the first pair's beginning, end from the last pair's end to the command's; overhead is what workers spent
 between pairs (the last ones' waiting for each other included), per pair. Second table, `--simulate` pairs of 50 ms with
 a real report, through the real runner and two workers: the driver is killed (SIGKILL) when half of them are done, and
@@ -194,9 +194,8 @@ def main() -> None:
         parser.error(f"{args.folder} is not empty")
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n")
     if args.pairs:
-        print(
-            "| workers | pairs | first s | others s | pairs/h | start s | end s | overhead per pair |\n|-|-|-|-|-|-|-|-|"
-        )
+        print("| workers | pairs | first s | others s | pairs/h | start s | end s | overhead per pair |")
+        print("|-|-|-|-|-|-|-|-|", flush=True)
         for workers in (1, 2):
             print(real_pairs(args.folder, args.pairs, args.size, workers), flush=True)
         print()
