@@ -314,7 +314,7 @@ def _todo(jobs: Iterable[Job], retry_failed: bool, tally: Tally) -> list[Job]:
             tally.kept += 1
         else:
             tally.left[job.entry.id] = None
-            if state == "failed" or not retry_failed:
+            if not retry_failed or job.failure.exists():  # also with an input that was repaired since
                 todo.append(job)
     return todo
 
