@@ -225,7 +225,7 @@ class _Level:
             self.similarity = MINDSSC(radius=1, dilation=1)
         else:
             self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True)
-        self.sources = self.similarity.features(_resized(torch.cat([pair.moving, pair.fixed]), shape))
+        self.sources = torch.cat([self.similarity.features(_resized(x, shape)) for x in (pair.moving, pair.fixed)])
         self.targets = None if options.similarity == "mind" else self.sources.flip(0)
         self.weights = self.similarity.informative(self.sources).flip(0)
         self.source_masks = None
