@@ -19,6 +19,7 @@ from IconRegistrationLib.batch.manifest import (
     add_entries,
     bids_entries,
     entries_of,
+    everywhere,
     read_manifest,
 )
 from IconRegistrationLib.batch.pair import ROLES, Pair
@@ -638,3 +639,13 @@ def test_guiding_without_segmentations(a_bids_folder):
     folder = a_bids_folder(scan("01", "1"), scan("01", "2"))
     with pytest.raises(InputError, match="sub-01_ses-2_to_ses-1: guide needs segmentations of both images"):
         bids_entries(folder, guide=True)
+
+
+def test_settings_of_the_command_line_mean_the_same_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "mine.trch").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    found = everywhere(Settings(model="mine.trch", weights_dir="cache"))
+    assert (found.model, found.weights_dir) == (str(tmp_path / "mine.trch"), str(tmp_path / "cache"))
+    assert everywhere(Settings(model="unigradicon")) == Settings(model="unigradicon")
+    with pytest.raises(InputError, match=r"absent\.trch"):
+        everywhere(Settings(model="absent.trch"))

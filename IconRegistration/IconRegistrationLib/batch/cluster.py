@@ -48,6 +48,10 @@ _CONFIG = {
 _NO_PAGES = {"distributed.scheduler.http.routes": ["distributed.http.health"]}
 
 
+class ClusterError(Exception):
+    """The cluster is gone, or did not come. One sentence."""
+
+
 @dataclass(frozen=True)
 class Demand:
     """What the most demanding pair needs at its peak. seconds: on two cores, None where unknown (a GPU)."""
@@ -179,16 +183,22 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
             "preload": [__name__],
             "silence_logs": logging.CRITICAL,
         }
-        cluster = stack.enter_context(
-            SpecCluster(
-                workers={
-                    n: {"cls": Nanny, "options": {**nanny, "env": _env(workers, n)}} for n in range(workers.count)
-                },
-                scheduler={"cls": Scheduler, "options": scheduler},
-                security=security,
-                silence_logs=logging.CRITICAL,
+        try:
+            cluster = stack.enter_context(
+                SpecCluster(
+                    workers={
+                        n: {"cls": Nanny, "options": {**nanny, "env": _env(workers, n)}} for n in range(workers.count)
+                    },
+                    scheduler={"cls": Scheduler, "options": scheduler},
+                    security=security,
+                    silence_logs=logging.CRITICAL,
+                )
             )
-        )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            reason = " ".join(str(error).split())
+            raise ClusterError(
+                f"The workers could not be started ({reason}); run this again, or with fewer --workers."
+            ) from error
         client = stack.enter_context(Client(cluster, security=security))
         try:
             yield client

@@ -387,6 +387,13 @@ def _value(kind: str, text: str):
         raise ValueError(next(words for start, words in expected.items() if kind.startswith(start))) from None
 
 
+def everywhere(settings: Settings) -> Settings:
+    """Settings that mean the same to a worker, whose working folder is another; InputError for an unknown model."""
+    folder = os.getcwd()
+    weights_dir = settings.weights_dir and _path(folder, settings.weights_dir)
+    return replace(settings, model=_model(folder, settings.model), weights_dir=weights_dir)
+
+
 def _model(folder: str, model: str) -> str:
     """A known name as it is, a weights file as an absolute path; InputError if it is neither."""
     from ..core.catalog import CARDS, find_card

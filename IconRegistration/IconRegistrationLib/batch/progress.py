@@ -94,9 +94,12 @@ class CohortProgress:
         if not self._as_json and sys.stderr.isatty():
             self._bar = _bar(tally)
 
-    def show(self, tally: Tally, running: int) -> None:
-        """Called as often as one likes; a line is not printed more often than every few seconds."""
-        text, left = self._standing(tally, running), self._seconds_left(tally)
+    def show(self, tally: Tally, running: int, waiting: bool) -> None:
+        """Called as often as one likes; a line is not printed more often than every few seconds.
+
+        waiting: no worker is there.
+        """
+        text, left = self._standing(tally, waiting), self._seconds_left(tally)
         if self._bar is not None:
             settled = tally.total - len(tally.left)
             self._bar.update(self._bar.task_ids[0], completed=settled, text=text)
@@ -139,10 +142,10 @@ class CohortProgress:
         else:
             print(content, file=sys.stderr, flush=True)
 
-    def _standing(self, tally: Tally, running: int) -> str:
+    def _standing(self, tally: Tally, waiting: bool) -> str:
         left = self._seconds_left(tally)
         text = f"{tally.done} done, {tally.failed} failed, {len(tally.left)} left"
-        if tally.left and not running:
+        if tally.left and waiting:
             text += ", waiting for workers"
         return text if left is None else f"{text}, about {duration(left)}"
 

@@ -20,7 +20,7 @@ from ..core.errors import InputError
 from ..core.settings import Settings
 from .cohort import add_execution, check_execution, run_entries
 from .job import ROW, read_row, write_row
-from .manifest import Entry, names_of
+from .manifest import Entry, everywhere, names_of
 from .outputs import FolderError, trouble
 from .pair import Outputs, Pair, check_files
 from .register import add_settings, settings_of
@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 if every image has the labels of every atlas, 3 if some could not be registered, 1 as cohort."""
     check_execution(args)
-    targets = targets_of(args.images, args.atlas, settings_of(args))
+    targets = targets_of(args.images, args.atlas, everywhere(settings_of(args)))
     args.out = args.out.expanduser().resolve()
     entries = [entry for target in targets for entry in target.entries]
     code = run_entries(args, entries, (), Outputs(scene=False, pictures=not args.no_pictures))
