@@ -30,7 +30,7 @@ pytest.importorskip("cryptography", reason="needs cryptography")
 psutil = pytest.importorskip("psutil", reason="needs psutil, which comes with Dask")
 
 REPORT = {"verdicts": [], "means": {}, "similarity": {}, "deformation": {}, "segments": {}, "landmarks_mm": {}}
-REPORT["verdicts"] = [{"level": "green", "name": "all", "reason": ""}]
+REPORT["verdicts"] = [{"measure": "all", "value": 0.0, "level": "green", "meaning": "", "before": None}]
 
 
 def stand_in(pair, folder, outputs, progress, load):

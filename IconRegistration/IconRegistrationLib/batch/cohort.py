@@ -33,10 +33,12 @@ from typing import TYPE_CHECKING
 
 from ..core.catalog import checked_weights
 from ..core.errors import InputError
+from .cluster import ClusterError
 from .job import Job, files_of, row_of, sentence_of, state_of, write_row
 from .job import run as run_job
-from .manifest import Entry, add_entries, entries_of
+from .manifest import Entry, add_entries, entries_of, everywhere
 from .outputs import FolderError, clear_remains, trouble
+from .page import write_page
 from .pair import Outputs, check_settings, register_pair
 from .progress import CohortProgress, duration
 from .register import add_outputs, add_settings, outputs_of, settings_of
@@ -54,10 +56,6 @@ _DIED = (
     f"Its worker died {_TRIES} times, the last time with nothing beside it: it needs more memory than there is, or "
     "crashes a library; crop or resample the images, then --retry-failed."
 )
-
-
-class ClusterError(Exception):
-    """The cluster is gone. One sentence."""
 
 
 @dataclass
@@ -110,7 +108,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 if all pairs are done, 3 if some failed, 1 if it could not go on."""
     check_execution(args)
-    entries, notes = entries_of(args, settings_of(args))
+    entries, notes = entries_of(args, everywhere(settings_of(args)))
     return run_entries(args, entries, notes, outputs_of(args))
 
 
@@ -145,7 +143,7 @@ def run_entries(args: argparse.Namespace, entries: Sequence[Entry], notes: Itera
         result = {"folder": str(args.out), "done": tally.done, "failed": tally.failed, "left": len(tally.left)}
         print(json.dumps({"result": result | {"error": problem}}), flush=True)
     else:
-        print(f"{_standing(tally)}. See {args.out / 'cohort.csv'}")
+        print(f"{_standing(tally)}. See {args.out / 'cohort.html'}")
     if problem:
         print(f"icon-registration: {problem}", file=sys.stderr)
         return 1
@@ -331,6 +329,7 @@ def _write_summary(folder: Path, tally: Tally, progress: CohortProgress) -> None
     """cohort.csv and cohort.html, of whatever there is."""
     try:
         write_table(folder, tally.left)
+        write_page(folder, tally.left)
     except OSError as error:
         progress.say(f"The summary could not be written: {trouble(folder, error)}")
 
@@ -386,7 +385,7 @@ class _Driver:
                     lost.append(task.job)
                 elif time.monotonic() - task.began > self._seconds:
                     self._end_hanging(worker)
-            self._progress.show(self._tally, len(self._running))
+            self._progress.show(self._tally, len(self._running), waiting=not self._workers)
         return lost
 
     def _look_for_workers(self) -> None:

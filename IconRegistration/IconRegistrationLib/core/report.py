@@ -18,6 +18,8 @@ import numpy as np
 from .files import replacing, writable
 
 GREEN, AMBER, RED = "green", "amber", "red"
+#: Words for the colours: not everybody tells them apart.
+WORDS = {GREEN: "good", AMBER: "look closely", RED: "do not trust"}
 #: Rows per group that a terminal gets to see, the worst first.
 TABLE_ROWS = 20
 

@@ -9,7 +9,7 @@ import qt
 import slicer
 
 from ..core.errors import InputError
-from ..core.report import Report
+from ..core.report import WORDS, Report
 from ..mrml import review
 from ..mrml.registration import Outputs, Request
 from .choices import FULL_WARP, chosen_segments
@@ -151,10 +151,6 @@ def controls(view: View | None, request: Request | None, outputs: Outputs) -> di
     }
 
 
-#: Words for the colours: not everybody tells them apart.
-_VERDICTS = {"green": "good", "amber": "look closely", "red": "do not trust"}
-
-
 @dataclass(frozen=True)
 class TrustRow:
     """A line of the trust card: measure, before, after, verdict; the colour of the verdict, "" for none."""
@@ -169,7 +165,7 @@ def trust_card(report: Report | None) -> list[TrustRow]:
     if report is None:
         return []
     verdicts = [
-        TrustRow((v.measure, _number(v.before), _number(v.value), _VERDICTS[v.level]), v.level, v.meaning)
+        TrustRow((v.measure, _number(v.before), _number(v.value), WORDS[v.level]), v.level, v.meaning)
         for v in report.verdicts
     ]
     numbers = []
