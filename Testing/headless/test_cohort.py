@@ -230,6 +230,27 @@ def test_a_pair_that_hangs_costs_its_own_worker_only(a_study, how):
     assert not hidden(study.out)
 
 
+def test_workers_that_do_not_come_back_are_replaced(a_study, monkeypatch):
+    """Dask gives up a worker for good that cannot be started anew; without others the cohort would wait forever."""
+    from distributed import Nanny
+
+    start, starts = Nanny.instantiate, []
+
+    async def not_the_second_time(nanny):
+        starts.append(nanny)
+        if len(starts) == 2:
+            raise RuntimeError("no more processes")
+        return await start(nanny)
+
+    monkeypatch.setattr(Nanny, "instantiate", not_the_second_time)
+    monkeypatch.setattr(cohort, "_PATIENCE", 1.0)
+    study = a_study(a="", b="kill", c="")
+    tally = study.run()
+    assert (tally.done, tally.failed, len(tally.left)) == (2, 1, 0)
+    assert len({id(nanny) for nanny in starts}) == 2
+    assert not hidden(study.out)
+
+
 # ---------------------------------------------------------------------------------------------------------- resume
 
 

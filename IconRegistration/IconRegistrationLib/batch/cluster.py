@@ -52,6 +52,10 @@ class ClusterError(Exception):
     """The cluster is gone, or did not come. One sentence."""
 
 
+class WorkersGone(ClusterError):
+    """The workers of this computer did not come, or not back: others may."""
+
+
 @dataclass(frozen=True)
 class Demand:
     """What the most demanding pair needs at its peak. seconds: on two cores, None where unknown (a GPU)."""
@@ -196,7 +200,7 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
             )
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = " ".join(str(error).split())
-            raise ClusterError(
+            raise WorkersGone(
                 f"The workers could not be started ({reason}); run this again, or with fewer --workers."
             ) from error
         client = stack.enter_context(Client(cluster, security=security))

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from ..core.catalog import checked_weights
 from ..core.errors import InputError
-from .cluster import ClusterError
+from .cluster import ClusterError, WorkersGone
 from .job import Job, files_of, row_of, sentence_of, state_of, write_row
 from .job import run as run_job
 from .manifest import Entry, add_entries, entries_of, everywhere
@@ -52,6 +52,8 @@ LOCK = ".cohort.lock"
 _TICK = 1.0
 #: How often a pair whose worker died is tried; the last time alone.
 _TRIES = 3
+#: Seconds without any worker after which others are started: Dask gives up one that dies while it starts.
+_PATIENCE = 60.0
 _DIED = (
     f"Its worker died {_TRIES} times, the last time with nothing beside it: it needs more memory than there is, or "
     "crashes a library; crop or resample the images, then --retry-failed."
@@ -195,23 +197,36 @@ def run_cohort(
         try:
             if todo:
                 demand = cluster.demand_of(entries)
-                if scheduler is None:
-                    opened = cluster.local_cluster(cluster.workers_for(entries, demand, workers))
-                else:
-                    opened = cluster.remote_cluster(scheduler)
+                crew = cluster.workers_for(entries, demand, workers) if scheduler is None else None
                 seconds = 60 * (minutes or demand.minutes_to_hang)
-                with opened as client:
+                for more in range(_TRIES - 1, -1, -1):
+                    opened = cluster.remote_cluster(scheduler) if crew is None else cluster.local_cluster(crew)
+                    driver = _Driver(seconds, math.inf if crew is None else _PATIENCE, tally, progress)
                     try:
-                        progress.start(tally, cluster.described(client))
-                        _Driver(client, seconds, tally, progress).run(todo)
-                    except BaseException:
-                        from_now_on()
-                        raise
+                        _drive(driver, opened, [job for job in todo if job.entry.id in tally.left], from_now_on)
+                        break
+                    except WorkersGone as gone:
+                        if not more:
+                            raise
+                        progress.close()
+                        progress.say(f"{gone} Others are started.")
         finally:
             _count_unheard(todo, tally)
             clear_remains(folder / "pairs")
             _write_summary(folder, tally, progress)
     return tally
+
+
+def _drive(driver: _Driver, opened, jobs: list[Job], from_now_on: Callable[[], None]) -> None:
+    """All jobs on a cluster, which ends afterwards: while it does, the next signal already ends everything."""
+    with opened as client:
+        try:
+            driver.run(client, jobs)
+        except WorkersGone:
+            raise
+        except BaseException:
+            from_now_on()
+            raise
 
 
 def _need_dask() -> None:
@@ -349,9 +364,10 @@ class _Task:
 class _Driver:
     """Gives every worker a job at a time until all are settled."""
 
-    def __init__(self, client: Client, seconds: float, tally: Tally, progress: CohortProgress):
-        self._client = client
+    def __init__(self, seconds: float, patience: float, tally: Tally, progress: CohortProgress):
+        """seconds: after which a pair hangs.  patience: seconds without any worker after which they are gone."""
         self._seconds = seconds
+        self._patience = patience
         self._tally = tally
         self._progress = progress
         self._session = uuid.uuid4().hex[:8]  # a driver that was killed may have left tasks of the same numbers
@@ -361,8 +377,12 @@ class _Driver:
         self._running: dict[str, _Task] = {}  # by the worker's address
         self._ended: queue.SimpleQueue[tuple[str, Future]] = queue.SimpleQueue()
 
-    def run(self, jobs: list[Job]) -> None:
+    def run(self, client: Client, jobs: list[Job]) -> None:
         """Until every job is done or failed. Raises FolderError, ClusterError."""
+        from .cluster import described
+
+        self._client, self._seen = client, time.monotonic()
+        self._progress.start(self._tally, described(client))
         for attempt in range(1, _TRIES + 1):
             jobs = self._work_off(jobs, at_once=1 if attempt == _TRIES else None)
         for job in jobs:
@@ -394,10 +414,13 @@ class _Driver:
         self._looked = time.monotonic()
         try:
             self._workers = set(self._client.nthreads())
+            self._seen = self._looked if self._workers else self._seen
         except (OSError, TimeoutError) as error:
             raise ClusterError(
                 f"The scheduler does not answer any more ({error}); start it and run this again."
             ) from error
+        if self._looked - self._seen > self._patience:
+            raise WorkersGone("No worker came back after the last had died.")
 
     def _give(self, worker: str, job: Job) -> None:
         self._number += 1
