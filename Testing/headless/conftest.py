@@ -1,6 +1,11 @@
-"""What several tests of mrml start from."""
+"""What several tests start from."""
+
+import signal
 
 import pytest
+
+# A shell that starts the tests in its background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
