@@ -5,7 +5,7 @@ import torch
 
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.settings import SIMILARITIES
-from IconRegistrationLib.core.similarity import make_similarity
+from IconRegistrationLib.core.similarity import MINDSSC, make_similarity
 
 SHAPES = [(24, 31, 27), (9, 40, 13)]
 
@@ -88,3 +88,10 @@ def test_a_match_is_best_and_the_mask_alone_counts(name):
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(InputError, match="lncc, lncc2, mind"):
         make_similarity("ssd")
+
+
+def test_a_constant_image_has_descriptors_and_tells_nothing():
+    similarity = MINDSSC(radius=1, dilation=1)
+    features = similarity.features(torch.full((1, 1, 6, 7, 8), 0.3))
+    assert torch.equal(features, torch.ones(1, 12, 6, 7, 8))
+    assert not similarity.informative(features).any()

@@ -209,8 +209,8 @@ class MINDSSC(_Compared):
         distance = F.avg_pool3d(F.pad(difference, (radius,) * 6, mode="replicate"), 2 * radius + 1, stride=1)
         mind = distance - distance.amin(1, keepdim=True)
         variance = mind.mean(1, keepdim=True)
-        mean = variance.mean().detach()
-        return torch.exp(-mind / variance.clamp(mean.item() * 1e-3, mean.item() * 1e3))
+        mean = max(variance.mean().item(), 1e-20)  # 0 of a constant image, whose descriptors are then all 1
+        return torch.exp(-mind / variance.clamp(mean * 1e-3, mean * 1e3))
 
     def compare(self, warped, fixed):
         return ((warped - fixed) ** 2).mean(1, keepdim=True)
