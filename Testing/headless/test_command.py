@@ -13,7 +13,6 @@ import time
 import itk
 import numpy as np
 import pytest
-import torch
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch import pair as one_pair
@@ -22,13 +21,7 @@ from IconRegistrationLib.core import files, pipeline
 from IconRegistrationLib.core.errors import Cancelled, DeviceMemoryError
 from IconRegistrationLib.core.phantom import make_phantom
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

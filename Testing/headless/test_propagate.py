@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from IconRegistrationLib.batch import outputs, propagate
 from IconRegistrationLib.batch.command import build_parser, main
@@ -19,12 +18,7 @@ pytest.importorskip("distributed", reason="needs dask and distributed")
 QUICK = ["--align", "rigid", "--steps", "4", "--spacing", "12", "--no-pictures", "--workers", "1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

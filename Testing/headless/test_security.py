@@ -27,7 +27,6 @@ from IconRegistrationLib.core import catalog
 from IconRegistrationLib.core.catalog import CARDS, download
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.results import Inputs
 
 LIBRARY = Path(IconRegistrationLib.__file__).parent
 MODULES = sorted(LIBRARY.rglob("*.py"))
@@ -121,8 +120,7 @@ def a_pair(tmp_path_factory):
     """The folder of a small phantom's files."""
     folder = tmp_path_factory.mktemp("pair")
     phantom = make_phantom(size=28)
-    names = [f"{side}{what}" for what in ("", "_segmentation", "_landmarks") for side in ("fixed", "moving")]
-    outputs.write_inputs(folder, Inputs(*[getattr(phantom, name) for name in names]))
+    outputs.write_inputs(folder, phantom.inputs)
     return folder / "inputs"
 
 

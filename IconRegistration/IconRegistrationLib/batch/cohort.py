@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from ..core.catalog import checked_weights
 from ..core.errors import InputError
+from . import cluster
 from .cluster import ClusterError, WorkersGone
 from .job import Job, files_of, row_of, sentence_of, state_of, write_row
 from .job import run as run_job
@@ -181,8 +182,6 @@ def run_cohort(
     register: what a worker calls for a pair, `register_pair` or what answers as it does; importable by the workers.
     Raises InputError before work begins, FolderError or ClusterError if it cannot go on; what is done stays done.
     """
-    from . import cluster
-
     _need_dask()
     tally, progress = Tally() if tally is None else tally, progress or CohortProgress()
     folder = _cohort_folder(folder)
@@ -379,10 +378,8 @@ class _Driver:
 
     def run(self, client: Client, jobs: list[Job]) -> None:
         """Until every job is done or failed. Raises FolderError, ClusterError."""
-        from .cluster import described
-
         self._client, self._seen = client, time.monotonic()
-        self._progress.start(self._tally, described(client))
+        self._progress.start(self._tally, cluster.described(client))
         for attempt in range(1, _TRIES + 1):
             jobs = self._work_off(jobs, at_once=1 if attempt == _TRIES else None)
         for job in jobs:

@@ -16,7 +16,6 @@ import functools
 import gc
 import hashlib
 import json
-import os
 import re
 import socket
 import time
@@ -28,10 +27,11 @@ from pathlib import Path
 from .. import __version__
 from ..core import catalog
 from ..core.errors import DeviceMemoryError, InputError
-from ..core.files import SERIES_SEPARATOR, replacing
+from ..core.files import SERIES_SEPARATOR, sha256_of
 from .manifest import Entry
 from .outputs import FolderError, check_folder, written_whole
 from .pair import Outputs, Pair, register_pair
+from .table import whole
 
 #: The row of a finished pair, among its results.
 ROW = "row.json"
@@ -154,10 +154,8 @@ def row_of(job: Job, files: dict, state: str, *, seconds=None, worker=None, erro
 
 def write_row(path: Path, row: dict) -> None:
     """Whole or not at all."""
-    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+    with whole(path) as file:
         json.dump(row, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_row(path: Path) -> dict | None:
@@ -235,15 +233,10 @@ def _parts(path: str) -> list[Path]:
 @functools.lru_cache(maxsize=64)  # an atlas is in every pair
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
     """Of all parts; size and time are what the answer is remembered by."""
-    digest = hashlib.sha256()
     try:
-        for part in _parts(path):
-            with open(part, "rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
+        return sha256_of(_parts(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check it.") from None
-    return digest.hexdigest()
 
 
 # -------------------------------------------------------------------------------------------------------- the worker

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import errno
-import gzip
-import math
 import os
 import re
 import shutil
 import socket
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,8 +209,6 @@ def _to_disk(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
-            if path.name.endswith(".nii.gz"):
-                _refuse_cut_short(path)
     for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
         _sync_folder(path)
 
@@ -225,24 +220,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _refuse_cut_short(path: Path) -> None:
-    """OSError for a compressed NIfTI that was not written to its end: on a full disk ITK says nothing of it.
-
-    The last word of a gzip file is its length without compression (RFC 1952), which the NIfTI header tells as well.
-    """
-    with gzip.open(path) as file:
-        header = file.read(348)
-    if len(header) == 348:
-        count, *size = struct.unpack_from("<8h", header, 40)
-        (bits,), (start,) = struct.unpack_from("<h", header, 72), struct.unpack_from("<f", header, 108)
-        length = int(start) + math.prod(size[:count]) * bits // 8
-        with open(path, "rb") as file:
-            file.seek(-4, os.SEEK_END)
-            if struct.unpack("<I", file.read(4))[0] == length % 2**32:
-                return
-    raise OSError(errno.ENOSPC, "was not written to its end", str(path))
 
 
 # ------------------------------------------------------------------------------------------------------- the results

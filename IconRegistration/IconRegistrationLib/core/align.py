@@ -110,11 +110,8 @@ def align(
     if kind not in ALIGNMENTS:
         raise InputError(f"No alignment is called {kind!r}; choose one of {', '.join(ALIGNMENTS)}.")
     if kind == "none":
-        return (
-            Alignment(np.eye(4), kind, "header")
-            if initial is None
-            else Alignment(np.array(initial, np.float64), kind, "initial")
-        )
+        matrix, start = (np.eye(4), "header") if initial is None else (np.array(initial, np.float64), "initial")
+        return Alignment(matrix, kind, start)
     images = fixed, moving
     masks = [
         None if mask is None else sample_mask(mask, image.grid)
@@ -196,8 +193,9 @@ class _Steps:
 
 
 def _lattices(fixed: Grid, moving: Grid, voxels: int) -> tuple[Grid, Grid]:
-    """Lattices over both images, at the spacing at which the smaller one has about `voxels`, if the larger then has not
-    too many."""
+    """Lattices over both images, at the spacing at which the smaller one has about `voxels`, or a coarser one if the
+    larger would have more than MOST_TIMES_AS_MANY times as many.
+    """
     small, large = sorted(np.prod(grid.extent) for grid in (fixed, moving))
     finest = min(grid.spacing.min() for grid in (fixed, moving))
     spacing = max((max(small, large / MOST_TIMES_AS_MANY) / voxels) ** (1 / 3), finest)

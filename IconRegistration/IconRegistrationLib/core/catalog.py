@@ -5,7 +5,6 @@ The module is imported when Slicer starts: no torch at its top.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
+from .files import sha256_of
 
 if TYPE_CHECKING:
     from .network import GradICON
@@ -415,11 +415,7 @@ def _size(path: Path) -> int:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256_of([path])
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read ({error.strerror or error}).") from None
-    return digest.hexdigest()

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
+import hashlib
 import json
 import math
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +42,8 @@ _BLOCK = 1 << 22
 _ZLIB_OR_GZIP = 47
 #: NIfTI's codes of voxel types with one value -> numpy's.
 _NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+#: Byte of the first voxel in the NIfTI files that ITK writes.
+_NIFTI_START = 352
 #: More distinct values than any atlas has: an image, not a label map.
 MOST_LABELS = 5000
 
@@ -101,7 +105,23 @@ def write_image(image: Image, path) -> None:
     picture = itk.image_view_from_array(_storable(image.array))
     _set_grid(picture, image.grid)
     with replacing(path) as partial:
-        itk.imwrite(picture, str(partial), compression=True)
+        _write_picture(picture, partial)
+
+
+def _write_picture(picture, path: Path) -> None:
+    """By ITK. Raises OSError for a compressed NIfTI that was not written to its end: on a full disk ITK says nothing.
+
+    The last word of a gzip file is its length without compression (RFC 1952).
+    """
+    import itk
+
+    itk.imwrite(picture, str(path), compression=True)
+    if path.name.endswith(".nii.gz"):
+        length = _NIFTI_START + itk.array_view_from_image(picture).nbytes
+        with open(path, "rb") as file:
+            file.seek(-min(4, path.stat().st_size), os.SEEK_END)
+            if file.read(4) != struct.pack("<I", length % 2**32):
+                raise OSError(errno.ENOSPC, "was not written to its end", str(path))
 
 
 def _existing(path) -> tuple[Path, str | None]:
@@ -796,7 +816,7 @@ def write_field(field: DisplacementField, path) -> None:
             vectors = np.ascontiguousarray(field.displacement, dtype=np.float32)
             image = itk.image_view_from_array(vectors, is_vector=True)
             _set_grid(image, field.grid)
-            itk.imwrite(image, str(partial), compression=True)
+            _write_picture(image, partial)
 
 
 def read_transform(path):
@@ -910,3 +930,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """Of the contents of files, one after the other. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()

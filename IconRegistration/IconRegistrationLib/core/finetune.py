@@ -112,21 +112,19 @@ def finetune(
     history = []
     run = recomputing if save_memory else directly
 
-    def mismatch(similarity, source, target, mask, displacements):
-        return similarity(sample_at(source, compose(displacements), "zeros"), target, mask)
-
-    def label_mismatch(source, target, displacements):
-        return soft_dice_loss(sample_at(source, compose(displacements)), target)
+    def mismatch(similarity, source, target, mask, source_labels, target_labels, displacements):
+        phi = compose(displacements)
+        loss = similarity(sample_at(source, phi, "zeros"), target, mask)
+        if source_labels is not None:
+            loss = loss + label_weight * soft_dice_loss(sample_at(source_labels, phi), target_labels)
+        return loss
 
     for step in range(steps):
         optimiser.zero_grad()
         forward = tuned(moving, fixed, save_memory)
         backward = tuned(fixed, moving, save_memory)
-        loss = run(mismatch, similarity_AB, moving, fixed, fixed_mask, forward)
-        loss = loss + run(mismatch, similarity_BA, fixed, moving, moving_mask, backward)
-        if moving_labels is not None:
-            dice = run(label_mismatch, moving_labels, fixed_labels, forward)
-            loss = loss + label_weight * (dice + run(label_mismatch, fixed_labels, moving_labels, backward))
+        loss = run(mismatch, similarity_AB, moving, fixed, fixed_mask, moving_labels, fixed_labels, forward)
+        loss = loss + run(mismatch, similarity_BA, fixed, moving, moving_mask, fixed_labels, moving_labels, backward)
         points = perturbed_points(network.shape, device)
         loss = loss + regularisation * gradient_inverse_consistency(forward, backward, points, run)
         loss.backward()

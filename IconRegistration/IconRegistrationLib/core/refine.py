@@ -189,9 +189,8 @@ class _Space:
         for axis in (4, 3, 2):  # along x, y, z of the domain's box
             (slope,) = torch.gradient(displacement, spacing=2 / shape[axis - 2], dim=axis)
             rows.append(slope + self.linear[:, :3, 4 - axis].view(2, 3, 1, 1, 1))
-        (a, b, c), (d, e, f), (g, h, i) = (
-            row.split(1, 1) for row in rows
-        )  # torch.linalg.cross takes ten times as long
+        # torch.linalg.cross takes ten times as long
+        (a, b, c), (d, e, f), (g, h, i) = (row.split(1, 1) for row in rows)
         determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
         return determinant / torch.linalg.det(self.linear[:, :3, :3]).view(2, 1, 1, 1, 1)
 
@@ -296,7 +295,7 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
     steps = tuple(2 if n >= 8 else 1 for n in level.shape)
     thinned = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
     thin_spline = [basis[::step] for basis, step in zip(spline, steps, strict=True)]
-    thin_start, thin_linear = start[thinned], (plane + column)[thinned].clone()
+    thin_start, thin_linear = start[thinned], plane[thinned] + column[thinned]
     for step in range(1, options.steps + 1):
         displacement = start + apply_along_axes(coefficients, spline) * voxel
         visited = thin_start + apply_along_axes(coefficients, thin_spline) * voxel
