@@ -278,47 +278,13 @@ class _Progress:
             raise Cancelled
 
 
-class _Models:
-    """`catalog.load_model` that keeps the last network until another model, device or file is asked for."""
-
-    def __init__(self):
-        self._key, self._model = None, None
-
-    def load(self, name, *, weights_dir=None, device="cpu", progress=None):
-        key = (str(name), weights_dir, str(device), _state_of_weights(name, weights_dir))
-        if self._model is None or key != self._key:
-            self.release()
-            self._model = catalog.load_model(name, weights_dir=weights_dir, device=device, progress=progress)
-            self._key = (*key[:-1], _state_of_weights(name, weights_dir))  # it may have been downloaded just now
-        return self._model
-
-    def release(self) -> None:
-        """Forget the network and give the GPU's memory back."""
-        import torch
-
-        self._key, self._model = None, None
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-
-
-def _state_of_weights(name, weights_dir) -> tuple[int, int] | None:
-    """(time of the last change in ns, bytes) of the weights file; None where it is not on this machine."""
-    card = catalog.find_card(name)
-    path = catalog.find_weights(card, weights_dir) if name in catalog.CARDS else Path(name).expanduser()
-    if path is None:
-        return None
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
-
-
 class _Office:
     """What the requests ask for. Every answer is the content of a "result"."""
 
     def __init__(self, line: _Line, compute: Callable):
         self._line = line
         self._compute = compute
-        self._models = _Models()
+        self._models = catalog.ModelKeeper()
 
     def outcome(self, request: _Request) -> dict:
         """{"result": ...} or {"failed": ...}. When it returns no file of the request's folder is open or mapped."""

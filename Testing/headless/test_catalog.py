@@ -187,7 +187,7 @@ def test_a_card_beside_weights_is_theirs(tmp_path, weights):
 
 def test_the_first_load_downloads_and_the_second_does_not(a_card, publisher):
     seen = []
-    network, card, sha256 = load_model("small", progress=lambda done, total: seen.append((done, total)))
+    network, card, sha256 = load_model("small", trainable=True, progress=lambda done, total: seen.append((done, total)))
     assert card is a_card
     assert seen[-1] == (len(publisher.content),) * 2
     assert not network.training
@@ -368,7 +368,7 @@ def test_a_file_of_the_publishers_format_loads(tmp_path, monkeypatch):
     path = tmp_path / "Step_2_final.trch"
     torch.save(published.regis_net.state_dict(), path)
     assert abs(path.stat().st_size - CARDS["unigradicon"].size) < 0.02 * CARDS["unigradicon"].size
-    network, card, _ = load_model(path)
+    network, card, _ = load_model(path, trainable=True)
     assert card.title == "Step_2_final.trch"
     state = published.regis_net.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())

@@ -9,6 +9,7 @@ from IconRegistrationLib.core.network import (
     DOWN_CHANNELS,
     UP_CHANNELS,
     GradICON,
+    InferenceNetwork,
     choose_device,
     choose_precision,
     compose,
@@ -138,6 +139,17 @@ def test_one_direction_alone():
     assert other is None
     assert torch.equal(phi, network.maps(moving, fixed)[0])
     assert torch.allclose(phi, network.maps(fixed, moving)[1], atol=1e-6)
+
+
+def test_a_network_rewritten_once_gives_the_same_maps_every_time():
+    shape = (21, 26, 19)
+    network = ours_with_weights_of(published_network(shape, **COMPACT), shape, **COMPACT)
+    pairs = [smooth_pair(shape), smooth_pair(shape)[::-1]]
+    expected = [network.maps(*pair) for pair in pairs]
+    rewritten = InferenceNetwork(network)
+    network.to_empty(device="meta")  # the original is not needed any more
+    for pair, maps in zip(pairs * 2, expected * 2, strict=True):
+        assert all(torch.equal(phi, reference) for phi, reference in zip(rewritten.maps(*pair), maps, strict=True))
 
 
 def test_an_untrained_network_is_the_identity():

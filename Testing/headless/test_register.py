@@ -285,7 +285,14 @@ def test_a_networks_maps_are_refined_and_its_weights_stay(a_network):
     weights = {name: value.clone() for name, value in a_network.state_dict().items()}
     plain = register(fixed, moving, Settings(**SMALL), load=loader(a_network))
     refined = register(fixed, moving, Settings(**SMALL, refine="field", steps=5), load=loader(a_network))
-    tuned = register(fixed, moving, Settings(**SMALL, refine="network", steps=1), load=loader(a_network))
+    load, asked = loader(a_network), []
+
+    def spied(name, **options):
+        asked.append(options["trainable"])
+        return load(name, **options)
+
+    tuned = register(fixed, moving, Settings(**SMALL, refine="network", steps=1), load=spied)
+    assert asked == [True]
     for other in (refined, tuned):
         assert not torch.equal(other.phi_AB, plain.phi_AB)
     assert tuned.provenance["similarity"] == "lncc"

@@ -13,7 +13,6 @@ of a file whose size and time of change are as noted is taken for unchanged.
 from __future__ import annotations
 
 import functools
-import gc
 import hashlib
 import json
 import re
@@ -87,7 +86,7 @@ def run(job: Job) -> dict:
             row["traceback"] = traceback.format_exc()
         out_of_memory = isinstance(error, (MemoryError, DeviceMemoryError))
     if out_of_memory:  # out of the handler, whose exception holds what filled the memory
-        _forget_network()
+        _models.release()
     return row
 
 
@@ -242,34 +241,20 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 # -------------------------------------------------------------------------------------------------------- the worker
 
 
-#: The network that this process keeps between pairs, by what it was loaded from; one at most.
-_kept: dict[tuple, tuple] = {}
+#: The network that this process keeps between pairs.
+_models = catalog.ModelKeeper()
 
 
 def _load(weights: str | None) -> Callable:
-    """`load` for `register_pair`: `catalog.load_model` that keeps the network, and insists on these weights."""
+    """`load` for `register_pair`: the kept network, if its weights are these."""
 
-    def load(name, *, weights_dir=None, device="cpu", progress=None):
-        key = (str(name), weights_dir, str(device), weights)
-        if key not in _kept:
-            _forget_network()
-            loaded = catalog.load_model(name, weights_dir=weights_dir, device=device, progress=progress)
-            if loaded[2] != weights:
-                raise InputError(
-                    f"{socket.gethostname()} has other weights of {name} than were hashed when the cohort was started; "
-                    "copy them there, or name a folder that all computers see with --weights-dir, and start it again."
-                )
-            _kept[key] = loaded
-        return _kept[key]
+    def load(name, **options):
+        loaded = _models.load(name, **options)
+        if loaded[2] != weights:
+            raise InputError(
+                f"{socket.gethostname()} has other weights of {name} than were hashed when the cohort was started; "
+                "copy them there, or name a folder that all computers see with --weights-dir, and start it again."
+            )
+        return loaded
 
     return load
-
-
-def _forget_network() -> None:
-    """And give the GPU's memory back."""
-    import torch
-
-    _kept.clear()
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

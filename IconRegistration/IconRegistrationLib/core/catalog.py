@@ -1,10 +1,11 @@
 """Which networks there are, where their weights come from, and how they are checked before they are used.
 
-The module is imported when Slicer starts: no torch at its top.
+The module is imported when Slicer starts, and by a worker that tells which packages are missing: none at its top.
 """
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import os
@@ -18,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
-from .files import sha256_of
 
 if TYPE_CHECKING:
-    from .network import GradICON
+    from .network import GradICON, InferenceNetwork
 
 #: Called with (bytes done, bytes in total); may raise Cancelled.
 ByteProgress = Callable[[int, int], None]
@@ -198,15 +198,57 @@ def load_model(
     *,
     weights_dir: str | Path | None = None,
     device="cpu",
+    trainable: bool = False,
     progress: ByteProgress | None = None,
-) -> tuple[GradICON, ModelCard, str]:
+) -> tuple[GradICON | InferenceNetwork, ModelCard, str]:
     """(network in evaluation mode on `device`, its card, SHA-256 of its weights file).
 
+    trainable: a GradICON, for fine-tuning; else what is faster to evaluate.
     Downloads the weights of a known model at first use; `progress` then receives bytes. Raises InputError for an
     unknown name, a failed download, or a file that is damaged or of another architecture.
     """
+    from .network import InferenceNetwork
+
     path, card, sha256 = checked_weights(name_or_path, weights_dir=weights_dir, progress=progress)
-    return read_network(path, card).to(device), card, sha256
+    network = read_network(path, card).to(device)
+    return network if trainable else InferenceNetwork(network), card, sha256
+
+
+class ModelKeeper:
+    """`load_model` that keeps the last network until another model, device or file is asked for."""
+
+    def __init__(self):
+        self._key, self._loaded = None, None
+
+    def load(self, name_or_path, *, weights_dir=None, device="cpu", trainable=False, progress=None):
+        asked = str(name_or_path), weights_dir, str(device), trainable
+        key = (*asked, _state_of_weights(name_or_path, weights_dir))
+        if self._loaded is None or key != self._key:
+            self.release()
+            self._loaded = load_model(
+                name_or_path, weights_dir=weights_dir, device=device, trainable=trainable, progress=progress
+            )
+            self._key = (*asked, _state_of_weights(name_or_path, weights_dir))  # perhaps downloaded just now
+        return self._loaded
+
+    def release(self) -> None:
+        """Forget the network and give the GPU's memory back."""
+        import torch
+
+        self._key, self._loaded = None, None
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def _state_of_weights(name_or_path, weights_dir) -> tuple[int, int] | None:
+    """(time of the last change in ns, bytes) of the weights file; None where it is not on this machine."""
+    card = find_card(name_or_path)
+    path = find_weights(card, weights_dir) if name_or_path in CARDS else Path(name_or_path).expanduser()
+    if path is None:
+        return None
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def checked_weights(
@@ -415,6 +457,8 @@ def _size(path: Path) -> int:
 
 
 def _sha256(path: Path) -> str:
+    from .files import sha256_of
+
     try:
         return sha256_of([path])
     except OSError as error:

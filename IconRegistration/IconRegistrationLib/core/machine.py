@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 #: Bytes of freed memory that the process keeps, and the size from which on a block is asked of the system by itself.
 KEPT, SEPARATE = 100_000_000, 2**25
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
 
 
 def keep_freed_memory() -> None:
@@ -25,6 +25,7 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError):  # another C library
         return
     mallopt(_M_TRIM_THRESHOLD, KEPT)
+    mallopt(_M_TOP_PAD, KEPT)  # else all of it goes as soon as it is one byte more
     mallopt(_M_MMAP_THRESHOLD, SEPARATE)
 
 

@@ -90,6 +90,7 @@ def register(
                     settings.model,
                     weights_dir=settings.weights_dir,
                     device=device,
+                    trainable=settings.refinement == "network",
                     progress=lambda done, total: step(done / total if total else 0.0),
                 )
         with clock.stage("alignment") as step:
