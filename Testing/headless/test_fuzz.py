@@ -257,7 +257,7 @@ def holds(case) -> None:
             assert sentence.endswith((".", "?"))
             assert not (folder / "out").exists()
             assert results is None, "refused when all the work was done"
-            event("refused: " + re.sub(r"[-\d./]+", "#", sentence)[17:90])
+            event("refused: " + re.sub(r"/\S+|[-\d.]+", "#", sentence)[17:90])
             return
         event("registered")
         holds_of_results(case, folder / "out", results)
