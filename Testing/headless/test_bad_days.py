@@ -199,9 +199,12 @@ def wait_for(what, seconds=90):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize(("sent", "stage"), [("SIGKILL", "writing"), ("SIGTERM", "refinement")])
-def test_a_driver_that_ends_in_a_stage_is_taken_up(sent, stage, a_study, undisturbed):
-    """While the first pair is finished, the second is at `stage`, and the others wait."""
+@pytest.mark.parametrize(("signals", "stage"), [(["SIGKILL"], "writing"), (["SIGINT", "SIGINT"], "refinement")])
+def test_a_driver_that_ends_in_a_stage_is_taken_up(signals, stage, a_study, undisturbed):
+    """While the first pair is finished, the second is at `stage`, and the others wait.
+
+    One Ctrl-C ends it cleanly (test_cohort.py), another one meanwhile at once.
+    """
     a_study.fault("pair-b", "wait", stage)
     words = [Path(__file__).parent, a_study.inputs, a_study.out, *PAIRS]
     driver = subprocess.Popen(
@@ -211,8 +214,12 @@ def test_a_driver_that_ends_in_a_stage_is_taken_up(sent, stage, a_study, undistu
         wait_for(lambda: list(a_study.inputs.glob("*.struck")) or driver.poll() is not None)
         before = a_study.finished()
         assert list(before) == ["pair-a"]
-        driver.send_signal(getattr(signal, sent))
-        driver.wait(60)
+        for name in signals:
+            driver.send_signal(getattr(signal, name))
+            time.sleep(0.3)
+        assert driver.wait(60) in (
+            (-signal.SIGKILL,) if signals == ["SIGKILL"] else (128 + signal.SIGINT, -signal.SIGINT)
+        )
     finally:
         driver.kill()
     assert a_study.finished() == before

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 
 from .errors import InputError
+from .machine import SEPARATE_IN_TRAINING, keep_freed_memory
 from .network import GradICON, compose, directly, identity_points, recomputing, sample_at
 from .similarity import LNCC, Similarity
 
@@ -104,6 +105,8 @@ def finetune(
         None if tensor is None else tensor.to(device, torch.float32)
         for tensor in (moving, fixed, moving_mask, fixed_mask, moving_labels, fixed_labels)
     )
+    if device.type == "cpu":
+        keep_freed_memory(SEPARATE_IN_TRAINING)
     # One object per direction: each keeps the statistics of its own fixed image between the steps.
     similarity_AB = LNCC() if similarity is None else similarity
     similarity_BA = copy.deepcopy(similarity_AB)

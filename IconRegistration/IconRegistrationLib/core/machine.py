@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-#: Bytes of freed memory that the process keeps, and the size from which on a block is asked of the system by itself.
-KEPT, SEPARATE = 100_000_000, 2**25
+#: Bytes of freed memory that the process keeps, and the size from which on a block is asked of the system by itself;
+#: in training two volumes of 175^3 are not yet such a block.
+KEPT, SEPARATE, SEPARATE_IN_TRAINING = 100_000_000, 2**25, 46 * 2**20
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(separate: int = SEPARATE) -> None:
     """Up to KEPT bytes of what is freed stay with the process; glibc would hand them back after every other tensor.
 
     The system clears each page that it hands out anew. Where tensors of megabytes are made by the hundred that takes a
@@ -26,7 +27,7 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_TRIM_THRESHOLD, KEPT)
     mallopt(_M_TOP_PAD, KEPT)  # else all of it goes as soon as it is one byte more
-    mallopt(_M_MMAP_THRESHOLD, SEPARATE)
+    mallopt(_M_MMAP_THRESHOLD, separate)
 
 
 def both(function: Callable, *arguments) -> list:
