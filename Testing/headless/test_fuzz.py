@@ -317,11 +317,8 @@ def most_moved(registration) -> tuple[float, float]:
     levels = [level_shape(lattices, distance) for distance in FieldRefinement.levels]
     rate = FieldRefinement.learning_rate * registration.provenance["settings"]["steps"]
 
-    def along_axes(lattice: Grid) -> np.ndarray:
-        return rate * sum(lattice.extent / level[::-1] for level in levels)
-
     return tuple(
-        float(np.linalg.norm(along_axes(lattice)))
+        rate * float(np.linalg.norm(sum(lattice.extent / level[::-1] for level in levels)))
         for lattice in (registration.moving_lattice, registration.fixed_lattice)
     )
 

@@ -105,8 +105,7 @@ def finetune(
         None if tensor is None else tensor.to(device, torch.float32)
         for tensor in (moving, fixed, moving_mask, fixed_mask, moving_labels, fixed_labels)
     )
-    if device.type == "cpu":
-        keep_freed_memory(SEPARATE_IN_TRAINING)
+    keep_freed_memory(SEPARATE_IN_TRAINING)
     # One object per direction: each keeps the statistics of its own fixed image between the steps.
     similarity_AB = LNCC() if similarity is None else similarity
     similarity_BA = copy.deepcopy(similarity_AB)
