@@ -425,6 +425,31 @@ def test_a_driver_that_ends_leaves_what_it_can_go_on_from(a_study, a_driver, num
     assert not hidden(study.out)
 
 
+class _Finalized:
+    """Ctrl-C comes while Python finalizes it: exceptions that come up there are dropped."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost(a_study):
+    """Dask's futures have finalizers; one in twenty Ctrl-C came up in one."""
+    study = a_study(**{f"p{n:02}": "slow" for n in range(10)})
+    progress = cohort.CohortProgress()
+    show = progress.show
+
+    def show_and_finalize(tally, *args, **options):
+        show(tally, *args, **options)
+        if tally.done == 1:
+            _Finalized()
+
+    progress.show = show_and_finalize
+    with pytest.raises(KeyboardInterrupt):
+        study.run(progress=progress)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert 1 <= len(list(study.out.glob("pairs/*/row.json"))) < 10
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_second_driver_refuses(a_study, a_driver):
     study = a_study(**{f"p{n:02}": "slow" for n in range(30)})

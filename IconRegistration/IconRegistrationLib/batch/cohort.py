@@ -185,7 +185,7 @@ def run_cohort(
     _need_dask()
     tally, progress = Tally() if tally is None else tally, progress or CohortProgress()
     folder = _cohort_folder(folder)
-    with _locked(folder), _second_signal_ends() as from_now_on:
+    with _locked(folder), _Signals() as signals:
         clear_remains(folder / "pairs")
         if scheduler is None:
             _check_devices(entries)
@@ -198,11 +198,14 @@ def run_cohort(
                 demand = cluster.demand_of(entries)
                 crew = cluster.workers_for(entries, demand, workers) if scheduler is None else None
                 seconds = 60 * (minutes or demand.minutes_to_hang)
+                signals.note()
                 for more in range(_TRIES - 1, -1, -1):
                     opened = cluster.remote_cluster(scheduler) if crew is None else cluster.local_cluster(crew)
-                    driver = _Driver(seconds, math.inf if crew is None else _PATIENCE, tally, progress)
+                    patience = math.inf if crew is None else _PATIENCE
+                    driver = _Driver(seconds, patience, tally, progress, signals.obey)
                     try:
-                        _drive(driver, opened, [job for job in todo if job.entry.id in tally.left], from_now_on)
+                        with opened as client:
+                            driver.run(client, [job for job in todo if job.entry.id in tally.left])
                         break
                     except WorkersGone as gone:
                         if not more:
@@ -214,18 +217,6 @@ def run_cohort(
             clear_remains(folder / "pairs")
             _write_summary(folder, tally, progress)
     return tally
-
-
-def _drive(driver: _Driver, opened, jobs: list[Job], from_now_on: Callable[[], None]) -> None:
-    """All jobs on a cluster, which ends afterwards: while it does, the next signal already ends everything."""
-    with opened as client:
-        try:
-            driver.run(client, jobs)
-        except WorkersGone:
-            raise
-        except BaseException:
-            from_now_on()
-            raise
 
 
 def _need_dask() -> None:
@@ -270,23 +261,40 @@ def _locked(folder: Path) -> Iterator[None]:
             lock.release()
 
 
-@contextmanager
-def _second_signal_ends() -> Iterator[Callable[[], None]]:
-    """Yields what makes every later Ctrl-C or SIGTERM end the process at once, its workers with it."""
-    if threading.current_thread() is not threading.main_thread():  # Python's rule for signal handlers
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+class _Signals:
+    """Ctrl-C and SIGTERM raise as before until `note` is called. From then on the first is noted, and raises where
+    `obey` is called; a second one ends the process at once, its workers with it.
 
-    def from_now_on() -> None:
-        for number in before:
-            signal.signal(number, lambda number, frame: os._exit(128 + number))
+    An exception that is raised wherever the signal comes may come up in a finalizer (Dask's futures have one), where
+    Python drops it.
+    """
 
-    try:
-        yield from_now_on
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> _Signals:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        main = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
+        self._before = {number: signal.getsignal(number) for number in numbers if main}
+        self._before = {number: handler for number, handler in self._before.items() if callable(handler)}
+        self._noted = None
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def note(self) -> None:
+        """From now on."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame) -> None:
+        if self._noted is not None:
+            os._exit(128 + number)
+        self._noted = number
+
+    def obey(self) -> None:
+        """Raises what the noted signal would have raised, if there is one."""
+        if self._noted is not None:
+            self._before[self._noted](self._noted, None)
 
 
 def _check_devices(entries: Iterable[Entry]) -> None:
@@ -363,12 +371,18 @@ class _Task:
 class _Driver:
     """Gives every worker a job at a time until all are settled."""
 
-    def __init__(self, seconds: float, patience: float, tally: Tally, progress: CohortProgress):
-        """seconds: after which a pair hangs.  patience: seconds without any worker after which they are gone."""
+    def __init__(
+        self, seconds: float, patience: float, tally: Tally, progress: CohortProgress, obey: Callable[[], None]
+    ):
+        """seconds: after which a pair hangs.  patience: seconds without any worker after which they are gone.
+
+        obey: is called all the time, and raises when everything is to stop.
+        """
         self._seconds = seconds
         self._patience = patience
         self._tally = tally
         self._progress = progress
+        self._obey = obey
         self._session = uuid.uuid4().hex[:8]  # a driver that was killed may have left tasks of the same numbers
         self._number = 0
         self._workers: set[str] = set()
@@ -389,6 +403,7 @@ class _Driver:
         """One try of every job; returns those whose worker died."""
         waiting, lost = deque(jobs), []
         while waiting or self._running:
+            self._obey()
             self._look_for_workers()
             free = [worker for worker in self._workers if worker not in self._running]
             for worker in free[: None if at_once is None else at_once - len(self._running)]:
