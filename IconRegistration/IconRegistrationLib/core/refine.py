@@ -4,12 +4,15 @@ Minimised over residual displacements of both maps, on a coarse-to-fine pyramid:
 
     similarity(A o phi_AB, B) + similarity(B o phi_BA, A)
       + lambda_icon (|grad(phi_BA o phi_AB - id)|^2 + |grad(phi_AB o phi_BA - id)|^2) / 2
-      + lambda_diffusion (|grad u_AB|^2 + |grad u_BA|^2) / 2
+      + lambda_diffusion log(1 + (|grad u_AB|^2 + |grad u_BA|^2) / 2 roughness)
 
 The second line is GradICON's regulariser (Tian et al., CVPR 2023, eq. 4), applied to one pair's maps in place of a
-network's; u is the displacement from the linear alignment, gradients are mm per mm. A residual is a cubic B-spline
-(Rueckert et al., IEEE TMI 1999), which keeps it smooth, optimised by Adam. Nothing is back-propagated through a
-network, and the two directions are the two samples of one batch, so that they share every kernel.
+network's. In the third u is the displacement from the linear alignment, and its logarithm a prior whose strength is not
+known beforehand: one normal distribution of grad u for two visits of a patient, who hardly deforms, a wider one for two
+people, its scale integrated out (inferred from the pair in Simpson et al., NeuroImage 2012). Gradients are mm per mm. A
+residual is a cubic B-spline (Rueckert et al., IEEE TMI 1999), which keeps it smooth, optimised by Adam. Nothing is
+back-propagated through a network, and the two directions are the two samples of one batch, so that they share every
+kernel.
 
 Inside this file a place is (x, y, z) in [-1, 1] from face to face of a lattice's box: the coordinates of
 torch.nn.functional.grid_sample with align_corners=False, the same on every level of the pyramid. Batch index 0 is the
@@ -36,6 +39,8 @@ LEAST_JACOBIAN = 0.02
 MOST_BLURS = 30
 #: How much of the gradient's running mean and mean square Adam keeps from step to step.
 MEAN_DECAY, SQUARE_DECAY = 0.9, 0.99
+#: What MIND-SSC is multiplied by: the squared differences of its descriptors are smaller than 1 - correlation^2.
+MIND_GAIN = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class FieldRefinement:
     similarity: str = "lncc2"
     window: float = 2.0  #: LNCC's Gaussian sigma, in samples of the level
     inverse_consistency: float = 2.0  #: lambda_icon
-    diffusion: float = 2.0  #: lambda_diffusion
+    diffusion: float = 0.07  #: lambda_diffusion
+    roughness: float = 0.004  #: mean |grad u|^2 (mm per mm) beyond which the pair is taken to deform more than usual
     label_weight: float = 1.0  #: weight of 1 - mean soft Dice where labels are given
     learning_rate: float = 0.3  #: Adam's first step size, in samples of the level
 
@@ -203,9 +209,10 @@ class _Space:
         """
         back = _sample(displacement, places.flip(0)).flip(0)
         error = _rotated(self.linear.flip(0)[:, :3, :3], visited) + back
-        return self._squared_gradient(_rotated(self.domain_to_mm, error), displacement.shape[2:], steps)
+        return self.squared_gradient(_rotated(self.domain_to_mm, error), displacement.shape[2:], steps)
 
-    def _squared_gradient(self, vectors, shape, steps) -> torch.Tensor:
+    def squared_gradient(self, vectors: torch.Tensor, shape, steps=(1, 1, 1)) -> torch.Tensor:
+        """Mean squared derivative of vectors [2, 3, d, h, w] at every `steps`-th sample of a lattice of `shape`."""
         total = torch.zeros((), device=vectors.device)
         for axis, (count, step) in enumerate(zip(shape, steps, strict=True)):
             distance = (self.edges[:, axis] * step / count).view(2, 1, 1, 1, 1)
@@ -221,9 +228,10 @@ class _Level:
         self.shape = shape
         if options.similarity == "mind":
             # closer patches than in training: noise of flat regions correlates less (docs/refinement.md)
-            self.similarity = MINDSSC(radius=1, dilation=1)
+            self.similarity, self.gain = MINDSSC(radius=1, dilation=1), MIND_GAIN
         else:
             self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True)
+            self.gain = 1.0
         self.sources = torch.cat([self.similarity.features(_resized(x, shape)) for x in (pair.moving, pair.fixed)])
         self.targets = None if options.similarity == "mind" else self.sources.flip(0)
         self.weights = self.similarity.informative(self.sources).flip(0)
@@ -241,7 +249,7 @@ class _Level:
         """Sum over both directions; places [2, 3, D, H, W]. Voxels that leave the other image do not count."""
         weights = self.weights_at(places)
         local = self._local_dissimilarity(places) * weights
-        loss = (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
+        loss = self.gain * (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
         if self.labels is not None:
             loss = loss + self.options.label_weight * self._label_mismatch(places)
         return loss
@@ -302,7 +310,8 @@ def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callabl
         inconsistency = space.inverse_inconsistency(displacement, visited, thin_linear + visited, steps)
         # last, so that its derivative, which takes most memory, comes first
         dissimilarity = level.dissimilarity((displacement + plane).add_(column))
-        loss = dissimilarity + options.inverse_consistency * inconsistency + options.diffusion * roughness(coefficients)
+        loss = dissimilarity + options.inverse_consistency * inconsistency
+        loss = loss + options.diffusion * torch.log1p(roughness(coefficients) / options.roughness)
         (gradient,) = torch.autograd.grad(loss, coefficients)
         with torch.no_grad():
             # Adam (Kingma & Ba, ICLR 2015); loading torch.optim costs a process a second
@@ -328,6 +337,7 @@ class _Roughness:
         in_mm = space.target_to_mm * voxel.view(3)
         self._metric = in_mm.mT @ in_mm
         of_start = _rotated(in_mm.mT @ space.target_to_mm, start)
+        self._of_start = space.squared_gradient(_rotated(space.target_to_mm, start), start.shape[2:])
         self._slope = 0.0
         self._axes = []
         for axis, basis in enumerate(spline):
@@ -343,9 +353,9 @@ class _Roughness:
             self._axes.append((matrices, weights))
 
     def __call__(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """A scalar: the roughness but for that of `start`."""
+        """A scalar."""
         mixed = _rotated(self._metric, coefficients)
-        total = (self._slope * coefficients).sum()
+        total = self._of_start + (self._slope * coefficients).sum()
         for matrices, weights in self._axes:
             total = total + (weights * mixed * apply_along_axes(coefficients, matrices)).sum()
         return total
