@@ -34,7 +34,7 @@ def test_a_known_deformation_between_two_scanners_is_found(a_phantom, a_registra
     before = a_phantom.end_point_error(lambda points: points).mean()
     after = a_phantom.end_point_error(a_registration.forward.transform_points).mean()
     assert before > 15
-    assert after < 4  # voxels are 6 mm, the lattice 9 mm
+    assert after < 4.5  # half a sample of the lattice
     assert (jacobian_determinant(a_registration.forward) > 0).all()
 
 
