@@ -419,8 +419,9 @@ def main(argv: list[str] | None = None) -> None:
     path = options.folder / "checkpoint.pt"
     training = Training.load(path, device, changes) if path.exists() else Training(Plan(**changes), device)
     if options.finish:
-        training.plan = replace(training.plan, finish=(training.step, options.finish))
+        training.plan = replace(training.plan, finish=None)  # what is kept can be trained on
         training.save(options.folder / "before_finish.pt")
+        training.plan = replace(training.plan, finish=(training.step, options.finish))
     print(f"{device}, from step {training.step}: {training.plan}", flush=True)
     train(training, options.folder, options.minutes, options.save_every, options.validate_every, options.pairs)
 

@@ -118,6 +118,19 @@ def test_a_resumed_training_is_an_uninterrupted_one_and_its_export_loads(tmp_pat
         read_network(weights, card)
 
 
+def test_what_was_kept_before_the_end_can_be_trained_on(tmp_path):
+    command = [str(tmp_path), "--minutes", "0", "--device", "cpu", "--pairs", "1"]
+    train.main([*command, "--shape", *map(str, SHAPE), "--finish", "1"])
+    checkpoint, before = (tmp_path / name for name in ("checkpoint.pt", "before_finish.pt"))
+    ended, kept = (train.Training.load(path, torch.device("cpu"), {}) for path in (checkpoint, before))
+    assert (ended.step, ended.plan.rate(ended.step)) == (1, 0)
+    assert kept.step == 0
+    before.replace(checkpoint)
+    train.main(command)
+    went_on = train.Training.load(checkpoint, torch.device("cpu"), {})
+    assert went_on.step == 1 and went_on.plan.rate(went_on.step) > 0
+
+
 def test_a_batch_of_pairs_gives_the_maps_of_its_pairs():
     training = train.Training(train.Plan(shape=SHAPE), torch.device("cpu"))
     network = training.network.eval()
