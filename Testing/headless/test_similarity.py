@@ -5,7 +5,7 @@ import torch
 
 from IconRegistrationLib.core.errors import InputError
 from IconRegistrationLib.core.settings import SIMILARITIES
-from IconRegistrationLib.core.similarity import MINDSSC, make_similarity
+from IconRegistrationLib.core.similarity import LNCC, MINDSSC, make_similarity
 
 SHAPES = [(24, 31, 27), (9, 40, 13)]
 
@@ -69,6 +69,20 @@ def test_gradient_with_respect_to_the_fixed_image(name):
     expected = torch.autograd.grad(published(name)(warped, fixed), fixed)[0]
     gradient = torch.autograd.grad(make_similarity(name)(warped, fixed), fixed)[0]
     assert (gradient - expected).norm() <= 2e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_other_window_is_what_all_of_them_show_there(shape, within):
+    images = [image.requires_grad_() for image in smooth_images(shape)]
+    sparse, dense = (LNCC(2, squared=True, within=within, every=every) for every in (2, 1))
+    found, expected = sparse.compare(*images), dense.compare(*images)[..., ::2, ::2, ::2]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    for image in images:
+        gradient, reference = (torch.autograd.grad(x.sum(), image, retain_graph=True)[0] for x in (found, expected))
+        assert (gradient - reference).norm() <= 1e-5 * reference.norm()
+    mask = (images[0] > 0.4).detach().float()
+    assert sparse(*images, mask).item() == pytest.approx(found[mask[..., ::2, ::2, ::2] > 0].mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)

@@ -110,7 +110,8 @@ def refine(
             progress((sum(work[:number]) + work[number] * share) / sum(work))
 
         residual = start(level).add_(_smoothly_resized(residual, level))
-        residual = _optimise(_Level(pair, level, options), space, residual, report).sub_(start(level))
+        objective = _Objective(_Level(pair, level, options), space, residual)
+        residual = _optimise(objective, report).sub_(start(level))
     displacement = _unfolded(space, _smoothly_resized(residual, shape).add_(start(shape)))
     phi = _phi_from_faces(space.linear_places(shape) + displacement)
     return phi[:1], phi[1:]
@@ -200,24 +201,21 @@ class _Space:
         determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
         return determinant / torch.linalg.det(self.linear[:, :3, :3]).view(2, 1, 1, 1, 1)
 
-    def inverse_inconsistency(self, displacement: torch.Tensor, visited: torch.Tensor, places, steps) -> torch.Tensor:
+    def inverse_inconsistency(self, displacement: torch.Tensor) -> torch.Tensor:
         """Mean squared derivative of there-and-back minus identity, mm per mm, both ways round (GradICON).
 
         With x in one domain, its place y = phi(x) in the other and u the displacements from the linear alignment L,
         phi'(y) - x = L^-1 u(x) + u'(y).
-        displacement: u at all samples.  visited, places: u(x) and y at every `steps`-th of them, per axis.
         """
+        places = self.linear_places(displacement.shape[2:]) + displacement
         back = _sample(displacement, places.flip(0)).flip(0)
-        error = _rotated(self.linear.flip(0)[:, :3, :3], visited) + back
-        return self.squared_gradient(_rotated(self.domain_to_mm, error), displacement.shape[2:], steps)
+        error = _rotated(self.linear.flip(0)[:, :3, :3], displacement) + back
+        return self.squared_gradient(_rotated(self.domain_to_mm, error))
 
-    def squared_gradient(self, vectors: torch.Tensor, shape, steps=(1, 1, 1)) -> torch.Tensor:
-        """Mean squared derivative of vectors [2, 3, d, h, w] at every `steps`-th sample of a lattice of `shape`."""
-        total = torch.zeros((), device=vectors.device)
-        for axis, (count, step) in enumerate(zip(shape, steps, strict=True)):
-            distance = (self.edges[:, axis] * step / count).view(2, 1, 1, 1, 1)
-            total = total + ((vectors.diff(dim=2 + axis) / distance) ** 2).mean()
-        return total
+    def squared_gradient(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Mean squared derivative of vectors [2, 3, D, H, W] at the samples of both domains, in their units per mm."""
+        edges = self.edges.view(2, 3, 1, 1, 1, 1).unbind(1)
+        return _SquaredGradient.apply(vectors, [edge / n for edge, n in zip(edges, vectors.shape[2:], strict=True)])
 
 
 class _Level:
@@ -230,7 +228,7 @@ class _Level:
             # closer patches than in training: noise of flat regions correlates less (docs/refinement.md)
             self.similarity, self.gain = MINDSSC(radius=1, dilation=1), MIND_GAIN
         else:
-            self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True)
+            self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True, every=2)
             self.gain = 1.0
         self.sources = torch.cat([self.similarity.features(_resized(x, shape)) for x in (pair.moving, pair.fixed)])
         self.targets = None if options.similarity == "mind" else self.sources.flip(0)
@@ -238,7 +236,7 @@ class _Level:
         self.source_masks = None
         if bool((pair.moving_mask < 1).any() or (pair.fixed_mask < 1).any()):
             self.source_masks = _resized(torch.cat([pair.moving_mask, pair.fixed_mask]), shape)
-            self.weights = self.weights * self.source_masks.flip(0)
+            self.weights = self.weights * self.similarity.centres(self.source_masks).flip(0)
         self.labels = None
         if pair.fixed_labels is not None:
             # soft overlap needs no fine lattice, and half of it makes a hundred structures affordable
@@ -255,7 +253,7 @@ class _Level:
         return loss
 
     def _local_dissimilarity(self, places: torch.Tensor) -> torch.Tensor:
-        """[2, 1, D, H, W]"""
+        """[2, 1, d, h, w]"""
         frame = Frame.faces(self.shape)
         if self.targets is None:  # the features of one voxel speak for themselves
 
@@ -268,7 +266,8 @@ class _Level:
 
     @torch.no_grad()
     def weights_at(self, places: torch.Tensor) -> torch.Tensor:
-        """How much each voxel counts, [2, 1, D, H, W], when its counterpart is at `places`."""
+        """How much each voxel that is compared counts, [2, 1, d, h, w], when the counterparts are at `places`."""
+        places = self.similarity.centres(places)
         inside = torch.ones_like(self.weights, dtype=torch.bool)
         for along in places.split(1, 1):
             inside &= along.abs() <= 1
@@ -286,44 +285,100 @@ class _Level:
         return (1 - dice.mean(1)).sum()
 
 
-def _optimise(level: _Level, space: _Space, start: torch.Tensor, report: Callable[[float], None]) -> torch.Tensor:
-    """Displacements from the linear alignment after `options.steps` of Adam, [2, 3, D, H, W], detached."""
-    options = level.options
-    extents = space.edges.mean(0).tolist()
-    distance = options.control_spacing * min(e / n for e, n in zip(extents, level.shape, strict=True))
-    # equally far apart in mm: thick slices, which are few, are not thinned once more
-    controls = [max(4, min(n, math.ceil(e / distance - 1e-6))) for e, n in zip(extents, level.shape, strict=True)]
-    spline = [_bspline_matrix(n, c).to(start.device) for n, c in zip(level.shape, controls, strict=True)]
-    voxel = torch.tensor([2 / n for n in reversed(level.shape)], device=start.device).view(3, 1, 1, 1)
-    coefficients = torch.zeros(2, 3, *controls, device=start.device, requires_grad=True)
-    roughness = _Roughness(space, start, spline, voxel)
+class _Objective:
+    """What is minimised on one level, as a function of the coefficients of a B-spline, [2, 3, d, h, w] in samples.
+
+    start: displacements from the linear alignment, [2, 3, D, H, W], to which the spline is added.
+    """
+
+    def __init__(self, level: _Level, space: _Space, start: torch.Tensor):
+        self.options, self.device = level.options, start.device
+        self._level, self._space, self._start = level, space, start
+        extents = space.edges.mean(0).tolist()
+        distance = self.options.control_spacing * min(e / n for e, n in zip(extents, level.shape, strict=True))
+        # equally far apart in mm: thick slices, which are few, are not thinned once more
+        self.controls = [
+            max(4, min(n, math.ceil(e / distance - 1e-6))) for e, n in zip(extents, level.shape, strict=True)
+        ]
+        self._voxel = torch.tensor([2 / n for n in reversed(level.shape)], device=self.device).view(3, 1, 1, 1)
+        self._spline = self._matrices(level.shape)
+        self._roughness = _Roughness(space, start, self._spline, self._voxel)
+        self._start_places = space.linear_places(level.shape).add_(start)
+        # inverse consistency looks at every other sample, as in the published training
+        thin = [-(-n // 2) if n >= 8 else n for n in level.shape]
+        self._thin_spline, self._thin_start = self._matrices(thin), _resized(start, thin)
+
+    def _matrices(self, shape) -> list[torch.Tensor]:
+        return [_bspline_matrix(n, c).to(self.device) for n, c in zip(shape, self.controls, strict=True)]
+
+    def displacement(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """From the linear alignment, [2, 3, D, H, W]."""
+        return apply_along_axes(coefficients * self._voxel, self._spline).add_(self._start)
+
+    def derivative(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """By the coefficients; of one term after the other, for volumes of one need not wait for those of the next."""
+        shift = coefficients * self._voxel
+        places = apply_along_axes(shift, self._spline).add_(self._start_places)
+        by_shift = _by_coefficients(_derivative(self._level.dissimilarity, places), self._spline)
+        displacement = apply_along_axes(shift, self._thin_spline).add_(self._thin_start)
+        by_displacement = _derivative(self._space.inverse_inconsistency, displacement)
+        inconsistency = _by_coefficients(by_displacement, self._thin_spline)
+        by_shift.add_(inconsistency, alpha=self.options.inverse_consistency)
+        rough, by_coefficients = self._roughness(coefficients)
+        # the last is that of diffusion * log(1 + rough / options.roughness)
+        diffusion = self.options.diffusion / (self.options.roughness + rough)
+        return (by_shift * self._voxel).add_(by_coefficients, alpha=diffusion)
+
+
+def _optimise(objective: _Objective, report: Callable[[float], None]) -> torch.Tensor:
+    """Displacements from the linear alignment after `options.steps` of Adam, [2, 3, D, H, W]."""
+    # Kingma & Ba, ICLR 2015; loading torch.optim costs a process a second
+    options = objective.options
+    coefficients = torch.zeros(2, 3, *objective.controls, device=objective.device)
     mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
-    plane, column = _plane_and_column(space.linear, level.shape)
-    # inverse consistency visits every other sample, as in the published training
-    steps = tuple(2 if n >= 8 else 1 for n in level.shape)
-    thinned = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
-    thin_spline = [basis[::step] for basis, step in zip(spline, steps, strict=True)]
-    thin_start, thin_linear = start[thinned], plane[thinned] + column[thinned]
     for step in range(1, options.steps + 1):
-        displacement = start + apply_along_axes(coefficients, spline) * voxel
-        visited = thin_start + apply_along_axes(coefficients, thin_spline) * voxel
-        inconsistency = space.inverse_inconsistency(displacement, visited, thin_linear + visited, steps)
-        # last, so that its derivative, which takes most memory, comes first
-        dissimilarity = level.dissimilarity((displacement + plane).add_(column))
-        loss = dissimilarity + options.inverse_consistency * inconsistency
-        loss = loss + options.diffusion * torch.log1p(roughness(coefficients) / options.roughness)
-        (gradient,) = torch.autograd.grad(loss, coefficients)
-        with torch.no_grad():
-            # Adam (Kingma & Ba, ICLR 2015); loading torch.optim costs a process a second
-            mean.lerp_(gradient, 1 - MEAN_DECAY)
-            square.lerp_(gradient**2, 1 - SQUARE_DECAY)
-            scale = torch.sqrt(square / (1 - SQUARE_DECAY**step)) + 1e-8
-            cosine = (1 + math.cos(math.pi * (step - 1) / options.steps)) / 2
-            rate = options.learning_rate * (0.02 + 0.98 * cosine) / (1 - MEAN_DECAY**step)
-            coefficients -= rate * mean / scale
+        gradient = objective.derivative(coefficients)
+        mean.lerp_(gradient, 1 - MEAN_DECAY)
+        square.lerp_(gradient**2, 1 - SQUARE_DECAY)
+        scale = torch.sqrt(square / (1 - SQUARE_DECAY**step)) + 1e-8
+        cosine = (1 + math.cos(math.pi * (step - 1) / options.steps)) / 2
+        rate = options.learning_rate * (0.02 + 0.98 * cosine) / (1 - MEAN_DECAY**step)
+        coefficients -= rate * mean / scale
         report(step / options.steps)
-    with torch.no_grad():
-        return start + apply_along_axes(coefficients, spline) * voxel
+    return objective.displacement(coefficients)
+
+
+def _derivative(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Of a scalar function, by `x`."""
+    return torch.autograd.grad(function(x.requires_grad_()), x)[0]
+
+
+def _by_coefficients(by_samples: torch.Tensor, spline: list[torch.Tensor]) -> torch.Tensor:
+    """The derivative by a spline's coefficients, from that by its samples."""
+    return apply_along_axes(by_samples, [basis.T for basis in spline])
+
+
+class _SquaredGradient(torch.autograd.Function):
+    """Sum over the axes of mean (difference of neighbours / distance)^2, with its derivative written out.
+
+    distances: [2, 1, 1, 1, 1] for each axis.
+    """
+
+    @staticmethod
+    def forward(context, vectors, distances):
+        total, slope = torch.zeros((), device=vectors.device), torch.zeros_like(vectors)
+        for axis, distance in enumerate(distances, 2):
+            difference = vectors.diff(dim=axis)
+            weighted = difference / (distance**2 * difference.numel())
+            total += torch.dot(difference.flatten(), weighted.flatten())
+            slope.narrow(axis, 1, difference.shape[axis]).add_(weighted, alpha=2)
+            slope.narrow(axis, 0, difference.shape[axis]).sub_(weighted, alpha=2)
+        context.save_for_backward(slope)
+        return total
+
+    @staticmethod
+    def backward(context, gradient):
+        return context.saved_tensors[0] * gradient, None
 
 
 class _Roughness:
@@ -337,7 +392,7 @@ class _Roughness:
         in_mm = space.target_to_mm * voxel.view(3)
         self._metric = in_mm.mT @ in_mm
         of_start = _rotated(in_mm.mT @ space.target_to_mm, start)
-        self._of_start = space.squared_gradient(_rotated(space.target_to_mm, start), start.shape[2:])
+        self._of_start = space.squared_gradient(_rotated(space.target_to_mm, start)).item()
         self._slope = 0.0
         self._axes = []
         for axis, basis in enumerate(spline):
@@ -352,13 +407,12 @@ class _Roughness:
             self._slope = self._slope + 2 * weights * apply_along_axes(of_start, left)
             self._axes.append((matrices, weights))
 
-    def __call__(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """A scalar."""
+    def __call__(self, coefficients: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The value, and its derivative by the coefficients."""
         mixed = _rotated(self._metric, coefficients)
-        total = self._of_start + (self._slope * coefficients).sum()
-        for matrices, weights in self._axes:
-            total = total + (weights * mixed * apply_along_axes(coefficients, matrices)).sum()
-        return total
+        curved = sum(weights * apply_along_axes(mixed, matrices) for matrices, weights in self._axes)
+        value = self._of_start + torch.dot((self._slope + curved).flatten(), coefficients.flatten()).item()
+        return value, self._slope + 2 * curved
 
 
 @torch.no_grad()
@@ -385,15 +439,9 @@ def _sample(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 def _samples_through(matrices: torch.Tensor, shape) -> torch.Tensor:
     """[2, 4, 4] applied to the samples of a lattice of `shape`: places [2, 3, D, H, W]."""
-    along_plane, across = _plane_and_column(matrices, shape)
-    return along_plane + across
-
-
-def _plane_and_column(matrices: torch.Tensor, shape) -> tuple[torch.Tensor, torch.Tensor]:
-    """[2, 3, 1, H, W] and [2, 3, D, 1, 1], whose sum is `_samples_through` and takes much more memory."""
     z, y, x = ((2 * torch.arange(n, device=matrices.device) + 1) / n - 1 for n in shape)
     by_x, by_y, by_z, shift = (column[..., None, None, None] for column in matrices[:, :3].unbind(2))
-    return by_x * x + by_y * y[:, None] + shift, by_z * z[:, None, None]
+    return by_x * x + by_y * y[:, None] + shift + by_z * z[:, None, None]
 
 
 def _rotated(matrices: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

@@ -40,15 +40,17 @@ def apply_along_axes(x: torch.Tensor, matrices) -> torch.Tensor:
 
 
 class GaussianWindow:
-    """Local weighted mean with a Gaussian of `sigma` voxels cut at +-2 sigma.
+    """Local weighted mean with a Gaussian of `sigma` voxels cut at +-2 sigma, around every `every`-th voxel per axis.
 
-    The kernel has 4 sigma + 1 taps like icon_registration's `gaussian_blur`; matrices are cached per shape.
+    Windows overlap: as long as `every` is no more than sigma, all voxels have the same say. The kernel has 4 sigma + 1
+    taps like icon_registration's `gaussian_blur`; matrices are cached per shape.
     within: average over the part of the window that lies within the image; otherwise there are zeros outside, as
     published, and every border looks like an edge that both images share.
     """
 
-    def __init__(self, sigma: float, within: bool = False):
+    def __init__(self, sigma: float, within: bool = False, every: int = 1):
         self.within = within
+        self._every = slice(None, None, every)
         taps = round(sigma * 4) + 1
         x = torch.linspace(-(taps - 1) / 2, (taps - 1) / 2, taps, dtype=torch.float64)
         kernel = torch.exp(-0.5 * (x / sigma) ** 2)
@@ -58,15 +60,19 @@ class GaussianWindow:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return apply_along_axes(x, self._matrices(x))
 
-    def transposed(self, x: torch.Tensor) -> torch.Tensor:
-        """What a gradient with respect to the means becomes with respect to the values."""
-        return apply_along_axes(x, [matrix.T for matrix in self._matrices(x)])
+    def transposed(self, means: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """What a gradient with respect to the means of `values` becomes with respect to these."""
+        return apply_along_axes(means, [matrix.T for matrix in self._matrices(values)])
+
+    def centres(self, x: torch.Tensor) -> torch.Tensor:
+        """The voxels around which there are means."""
+        return x[..., self._every, self._every, self._every]
 
     def _matrices(self, x: torch.Tensor) -> list[torch.Tensor]:
         key = (tuple(x.shape[2:]), x.dtype, x.device)
         if key not in self._cache:
             kernel = self._kernel.to(x.dtype)
-            matrices = [_window_matrix(n, kernel) for n in x.shape[2:]]
+            matrices = [_window_matrix(n, kernel)[self._every] for n in x.shape[2:]]
             if self.within:
                 matrices = [matrix / matrix.sum(1, keepdim=True) for matrix in matrices]
             self._cache[key] = [matrix.to(x.device) for matrix in matrices]
@@ -92,15 +98,20 @@ class _Compared:
     def features(self, image: torch.Tensor) -> torch.Tensor:
         return image
 
+    def centres(self, x: torch.Tensor) -> torch.Tensor:
+        """The voxels at which features are compared; of those [N, C, D, H, W] there are [N, C, d, h, w]."""
+        return x
+
     def compare(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """Features [N, C, D, H, W] of both images -> dissimilarity [N, 1, D, H, W]."""
+        """Features [N, C, D, H, W] of both images -> dissimilarity [N, 1, d, h, w]."""
         raise NotImplementedError
 
     def informative(self, fixed: torch.Tensor) -> torch.Tensor:
-        """Features of an image -> [N, 1, D, H, W] bool: where a match could be told from a mismatch."""
+        """Features of an image -> [N, 1, d, h, w] bool: where a match could be told from a mismatch."""
         raise NotImplementedError
 
     def __call__(self, warped, fixed, mask=None):
+        mask = None if mask is None else self.centres(mask)
         return masked_mean(self.compare(self.features(warped), self.features(fixed)), mask)
 
 
@@ -131,27 +142,32 @@ class _LocalCorrelation(torch.autograd.Function):
         of_fixed = [None] * 3
         if any(context.needs_input_grad[1:4]):
             by_variance = gradient * correlation / (variance_fixed + context.epsilon) / -2
-            of_fixed = [warped * context.window.transposed(by_product), -mean * by_product, by_variance]
+            of_fixed = [warped * context.window.transposed(by_product, warped), -mean * by_product, by_variance]
         by_square = (gradient * correlation).mul_(inverse_variance).mul_(-0.5)
         by_mean = (mean_fixed * by_product).addcmul_(mean, by_square, value=2).neg_()
-        of_warped = context.window.transposed(by_mean)
+        of_warped = context.window.transposed(by_mean, warped)
         del by_mean
-        of_warped.addcmul_(warped, context.window.transposed(by_square), value=2)
-        of_warped.addcmul_(fixed, context.window.transposed(by_product))
+        of_warped.addcmul_(warped, context.window.transposed(by_square, warped), value=2)
+        of_warped.addcmul_(fixed, context.window.transposed(by_product, warped))
         return of_warped, *of_fixed, None, None
 
 
 class LNCC(_Compared):
     """1 - local normalised cross-correlation in a Gaussian window, as in GradICON (Tian et al., CVPR 2023).
 
-    sigma, within: see `GaussianWindow`.  squared: correlation of either sign counts.
+    sigma, within, every: see `GaussianWindow`.  squared: correlation of either sign counts.
     """
 
-    def __init__(self, sigma: float = 5, squared: bool = False, epsilon: float = 1e-5, within: bool = False):
+    def __init__(
+        self, sigma: float = 5, squared: bool = False, epsilon: float = 1e-5, within: bool = False, every: int = 1
+    ):
         self.squared = squared
         self.epsilon = epsilon
-        self._window = GaussianWindow(sigma, within)
+        self._window = GaussianWindow(sigma, within, every)
         self._fixed: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    def centres(self, x):
+        return self._window.centres(x)
 
     def _statistics(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Local mean and variance."""
@@ -167,7 +183,7 @@ class LNCC(_Compared):
         return self._fixed[1:]
 
     def correlation(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """Local correlation, [N, 1, D, H, W] in [-1, 1]."""
+        """Local correlation, [N, 1, d, h, w] in [-1, 1]."""
         return _LocalCorrelation.apply(warped, fixed, *self._fixed_statistics(fixed), self._window, self.epsilon)
 
     def compare(self, warped, fixed):

@@ -112,7 +112,7 @@ class _Compared(torch.autograd.Function):
     @staticmethod
     def backward(context, gradient):
         (slope,) = context.saved_tensors
-        return slope * gradient, None, None, None
+        return slope.mul_(gradient), None, None, None
 
 
 @dataclass(frozen=True)
