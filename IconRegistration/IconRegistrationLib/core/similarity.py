@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import InputError
+from .trilinear import dot
 
 Similarity = Callable[..., torch.Tensor]
 
@@ -234,7 +235,7 @@ class MINDSSC(_Compared):
     def voxelwise(self, warped: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`compare` of features [12, ...] of one image each, without that axis, and its derivative by `warped`."""
         difference = warped - fixed
-        return torch.linalg.vecdot(difference, difference, dim=0) / len(difference), difference * (2 / len(difference))
+        return dot(difference, difference) / len(difference), difference * (2 / len(difference))
 
     def informative(self, fixed):
         return fixed.amin(1, keepdim=True) < 0.9  # a constant patch has all twelve descriptors at 1

@@ -121,14 +121,15 @@ class _Neighbours:
 
     The planes are in one piece per thread, [pieces, D, H, W]: on a CPU grid_sample divides its work over the batch
     only.
-    lower, upper: [C, pieces, D, H, W].  weight: [pieces, D, H, W], that of `upper`.
+    lower, rise: [C, pieces, D, H, W], the values below, and how much higher those above are.
+    weight: [pieces, D, H, W], how far above the lower plane a place is.
     images: the planes that are needed, laid below each other, from the lowest one and from the one above it.
     grid: where in them the places are, as grid_sample wants it.
     places, frame, shape: the places themselves [3, pieces, D, H, W], how they are counted, and the volume's (d, h, w).
     """
 
     lower: torch.Tensor
-    upper: torch.Tensor
+    rise: torch.Tensor
     weight: torch.Tensor
     images: list[torch.Tensor]
     grid: torch.Tensor
@@ -166,23 +167,24 @@ class _Neighbours:
             F.grid_sample(image, grid, padding_mode="border", align_corners=True).unflatten(2, row.shape[1:3])
             for image in images
         )
-        return cls(lower.transpose(0, 1), upper.transpose(0, 1), weight, images, grid, places, frame, volume.shape[1:])
+        rise = upper.sub_(lower)
+        return cls(lower.transpose(0, 1), rise.transpose(0, 1), weight, images, grid, places, frame, volume.shape[1:])
 
     def values(self, out: torch.Tensor | None = None) -> torch.Tensor:
         """[C, pieces, D, H, W]"""
-        return torch.lerp(self.lower, self.upper, self.weight, out=out)
+        return torch.addcmul(self.lower, self.rise, self.weight, out=out)
 
     def slope(self, derivative: torch.Tensor, out: torch.Tensor) -> None:
         """Into `out` [3, planes, H, W]: by the places, of what has `derivative` [C, pieces, D, H, W] by the values."""
-        of_upper = derivative * self.weight
+        gradient = derivative.transpose(0, 1).flatten(2, 3)
         by_lower, by_upper = (
             torch.ops.aten.grid_sampler_2d_backward(
-                part.transpose(0, 1).flatten(2, 3), image, self.grid, _BILINEAR, _BORDER, True, (False, True)
-            )[1]
-            for image, part in zip(self.images, (derivative - of_upper, of_upper), strict=True)
+                gradient, image, self.grid, _BILINEAR, _BORDER, True, (False, True)
+            )[1].view(*self.weight.shape, 2)
+            for image in self.images
         )
-        by_x, by_row = by_lower.add_(by_upper).view(*self.weight.shape, 2).unbind(-1)
-        by_z = torch.linalg.vecdot(self.upper - self.lower, derivative, dim=0)
+        by_x, by_row = by_lower.lerp_(by_upper, self.weight[..., None]).unbind(-1)
+        by_z = dot(self.rise, derivative)
         rows, width = self.images[0].shape[2:]
         steps = 1, 2 / max(rows - 1, 1), 2 / max(width - 1, 1)
         axes = zip(self.frame.order, (by_z, by_row, by_x), self.frame.scale, self.frame.offset, steps, strict=True)
@@ -193,6 +195,14 @@ class _Neighbours:
                 place = self.places[component]
                 held = place.clamp(-offset / scale, (self.shape[axis] - 1 - offset) / scale)
                 into.masked_fill_(held.ne_(place).bool(), 0)
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Sum over the first axis of a * b. torch.linalg.vecdot writes all products to memory first."""
+    total = a[0] * b[0]
+    for one, other in zip(a[1:], b[1:], strict=True):
+        total.addcmul_(one, other)
+    return total
 
 
 def _steepness(volume: torch.Tensor) -> float:
