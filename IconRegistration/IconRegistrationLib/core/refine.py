@@ -304,8 +304,8 @@ class _Objective:
         self._spline = self._matrices(level.shape)
         self._roughness = _Roughness(space, start, self._spline, self._voxel)
         self._start_places = space.linear_places(level.shape).add_(start)
-        # inverse consistency looks at every other sample, as in the published training
-        thin = [-(-n // 2) if n >= 8 else n for n in level.shape]
+        # inverse consistency looks at every other sample, as in the published training, but at every slice of a few
+        thin = [max(-(-n // 2), controls) for n, controls in zip(level.shape, self.controls, strict=True)]
         self._thin_spline, self._thin_start = self._matrices(thin), _resized(start, thin)
 
     def _matrices(self, shape) -> list[torch.Tensor]:
