@@ -31,7 +31,7 @@ FIELD_STEPS, LEVELS, NETWORK_STEPS = 40, (4, 2, 1), 50
 #: An alignment that is optimised (hippocampus: 2 s with nearly nothing to refine).
 ALIGNMENT_SECONDS = 1.2
 #: Per million samples, all levels counted, and 40 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
-REFINEMENT_SECONDS = {"lncc": 6.8, "lncc2": 6.8, "mind": 13.0}
+REFINEMENT_SECONDS = {"lncc": 4.2, "lncc2": 4.2, "mind": 10.0}
 #: Per million voxels of both images: normalising, smoothing, warping and measuring. An estimate: docs/benchmarks.md has
 #: 0.08 for warping and 0.14 for the inverse consistency, per million samples; the rest was not measured apart.
 VOXEL_SECONDS = 0.25
@@ -43,7 +43,8 @@ FINETUNING_SECONDS = 90.0
 # Bytes. The peaks of docs/benchmarks.md follow from these to within 0.2 GiB.
 #: A process with torch and itk loaded that has registered something small (hippocampus: 1.1 GiB).
 BASE_BYTES = int(1.0 * 2**30)
-#: Per lattice sample, on a CPU, and on a GPU, which warps all of MIND's channels at once: measured so on a CPU.
+#: By which the peak of a whole run grows per lattice sample, on a CPU, and on a GPU, which warps all of MIND's channels
+#: at once: measured so on a CPU. A step of the refinement itself holds 200 (MIND-SSC: 350).
 SAMPLE_BYTES = {"lncc": 350, "lncc2": 350, "mind": 500}
 GPU_SAMPLE_BYTES = {"lncc": 500, "lncc2": 500, "mind": 850}
 #: A network's evaluation and weights, and its fine-tuning, at 175^3 (docs/models.md).
@@ -312,7 +313,7 @@ def _samples_of_levels(lattice: Grid) -> float:
 
 
 def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, similarities, inputs: Inputs) -> float:
-    """On two CPU cores; for two possible similarities their geometric mean, hence wrong by 1.4 at most."""
+    """On two CPU cores; for two possible similarities their geometric mean, hence wrong by 1.6 at most."""
     seconds = VOXEL_SECONDS * (math.prod(fixed.shape) + math.prod(moving.shape)) / 1e6
     automatic = settings.align == "auto" and inputs.initial is None
     align = catalog.find_card(settings.model).alignment if automatic else settings.align
