@@ -41,6 +41,11 @@ MOST_BLURS = 30
 MEAN_DECAY, SQUARE_DECAY = 0.9, 0.99
 #: What MIND-SSC is multiplied by: the squared differences of its descriptors are smaller than 1 - correlation^2.
 MIND_GAIN = 3.0
+#: MIND-SSC compares single voxels, fifteen to a control point: a quarter of them in each step, every other row of every
+#: other plane; where these begin, in turn (new samples in every step: Klein et al., IEEE TIP 2007).
+TURNS = (0, 0), (1, 1), (0, 1), (1, 0)
+#: All samples of a lattice: an index of its axes D and H.
+_ALL = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,7 @@ def refine(
             progress((sum(work[:number]) + work[number] * share) / sum(work))
 
         residual = start(level).add_(_smoothly_resized(residual, level))
-        objective = _Objective(_Level(pair, level, options), space, residual)
-        residual = _optimise(objective, report).sub_(start(level))
+        residual = _optimise(_Objective(pair, space, residual, options), report).sub_(start(level))
     displacement = _unfolded(space, _smoothly_resized(residual, shape).add_(start(shape)))
     phi = _phi_from_faces(space.linear_places(shape) + displacement)
     return phi[:1], phi[1:]
@@ -227,9 +231,11 @@ class _Level:
         if options.similarity == "mind":
             # closer patches than in training: noise of flat regions correlates less (docs/refinement.md)
             self.similarity, self.gain = MINDSSC(radius=1, dilation=1), MIND_GAIN
+            #: which samples are compared, in turn
+            self.parts = [(slice(plane, None, 2), slice(row, None, 2)) for plane, row in TURNS]
         else:
             self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True, every=2)
-            self.gain = 1.0
+            self.gain, self.parts = 1.0, [_ALL]
         self.sources = torch.cat([self.similarity.features(_resized(x, shape)) for x in (pair.moving, pair.fixed)])
         self.targets = None if options.similarity == "mind" else self.sources.flip(0)
         self.weights = self.similarity.informative(self.sources).flip(0)
@@ -237,52 +243,40 @@ class _Level:
         if bool((pair.moving_mask < 1).any() or (pair.fixed_mask < 1).any()):
             self.source_masks = _resized(torch.cat([pair.moving_mask, pair.fixed_mask]), shape)
             self.weights = self.weights * self.similarity.centres(self.source_masks).flip(0)
-        self.labels = None
-        if pair.fixed_labels is not None:
-            # soft overlap needs no fine lattice, and half of it makes a hundred structures affordable
-            half = [max(2, n // 2) for n in shape]
-            self.labels = _resized(torch.cat([pair.moving_labels, pair.fixed_labels]), half)
 
-    def dissimilarity(self, places: torch.Tensor) -> torch.Tensor:
-        """Sum over both directions; places [2, 3, D, H, W]. Voxels that leave the other image do not count."""
-        weights = self.weights_at(places)
-        local = self._local_dissimilarity(places) * weights
-        loss = self.gain * (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
-        if self.labels is not None:
-            loss = loss + self.options.label_weight * self._label_mismatch(places)
-        return loss
+    def dissimilarity(self, places: torch.Tensor, part: tuple[slice, slice] = _ALL) -> torch.Tensor:
+        """Sum over both directions. Voxels that leave the other image do not count.
 
-    def _local_dissimilarity(self, places: torch.Tensor) -> torch.Tensor:
+        places: [2, 3, D, H, W], those of the samples `part` of D and H.
+        """
+        weights = self.weights_at(places, part)
+        local = self._local_dissimilarity(places, part) * weights
+        return self.gain * (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
+
+    def _local_dissimilarity(self, places: torch.Tensor, part: tuple[slice, slice]) -> torch.Tensor:
         """[2, 1, d, h, w]"""
         frame = Frame.faces(self.shape)
         if self.targets is None:  # the features of one voxel speak for themselves
+            targets = self.sources[:, :, part[0], part[1]]
 
             def compare(values, n, planes):
-                return self.similarity.voxelwise(values, self.sources[1 - n, :, planes].view(values.shape))
+                return self.similarity.voxelwise(values, targets[1 - n, :, planes].view(values.shape))
 
             return compared(self.sources, places, frame, compare)
         warped = compared(self.sources, places, frame, lambda values, *_: (values[0], torch.ones_like(values)))
         return self.similarity.compare(warped, self.targets)
 
     @torch.no_grad()
-    def weights_at(self, places: torch.Tensor) -> torch.Tensor:
+    def weights_at(self, places: torch.Tensor, part: tuple[slice, slice] = _ALL) -> torch.Tensor:
         """How much each voxel that is compared counts, [2, 1, d, h, w], when the counterparts are at `places`."""
-        places = self.similarity.centres(places)
-        inside = torch.ones_like(self.weights, dtype=torch.bool)
+        places, weights = self.similarity.centres(places), self.weights[:, :, part[0], part[1]]
+        inside = torch.ones_like(weights, dtype=torch.bool)
         for along in places.split(1, 1):
             inside &= along.abs() <= 1
-        weights = self.weights * inside
+        weights = weights * inside
         if self.source_masks is None:
             return weights.float()
         return weights * trilinear(self.source_masks, places, Frame.faces(self.shape))
-
-    def _label_mismatch(self, places: torch.Tensor) -> torch.Tensor:
-        """1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""
-        warped = _sample(self.labels, _resized(places, self.labels.shape[2:]))
-        target = self.labels.flip(0)
-        dims = (2, 3, 4)
-        dice = (2 * (warped * target).sum(dims) + 1e-3) / (warped.sum(dims) + target.sum(dims) + 1e-3)
-        return (1 - dice.mean(1)).sum()
 
 
 class _Objective:
@@ -291,8 +285,9 @@ class _Objective:
     start: displacements from the linear alignment, [2, 3, D, H, W], to which the spline is added.
     """
 
-    def __init__(self, level: _Level, space: _Space, start: torch.Tensor):
-        self.options, self.device = level.options, start.device
+    def __init__(self, pair: Pair, space: _Space, start: torch.Tensor, options: FieldRefinement):
+        level = _Level(pair, tuple(start.shape[2:]), options)
+        self.options, self.device = options, start.device
         self._level, self._space, self._start = level, space, start
         extents = space.edges.mean(0).tolist()
         distance = self.options.control_spacing * min(e / n for e, n in zip(extents, level.shape, strict=True))
@@ -304,9 +299,13 @@ class _Objective:
         self._spline = self._matrices(level.shape)
         self._roughness = _Roughness(space, start, self._spline, self._voxel)
         self._start_places = space.linear_places(level.shape).add_(start)
-        # inverse consistency looks at every other sample, as in the published training, but at every slice of a few
+        # inverse consistency looks at every other sample, as in the published training, but at every slice of a few;
+        # that is enough for labels, too, and makes a hundred structures affordable
         thin = [max(-(-n // 2), controls) for n, controls in zip(level.shape, self.controls, strict=True)]
         self._thin_spline, self._thin_start = self._matrices(thin), _resized(start, thin)
+        self._labels = None
+        if pair.fixed_labels is not None:
+            self._labels = _resized(torch.cat([pair.moving_labels, pair.fixed_labels]), thin)
 
     def _matrices(self, shape) -> list[torch.Tensor]:
         return [_bspline_matrix(n, c).to(self.device) for n, c in zip(shape, self.controls, strict=True)]
@@ -315,19 +314,38 @@ class _Objective:
         """From the linear alignment, [2, 3, D, H, W]."""
         return apply_along_axes(coefficients * self._voxel, self._spline).add_(self._start)
 
-    def derivative(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """By the coefficients; of one term after the other, for volumes of one need not wait for those of the next."""
+    def derivative(self, coefficients: torch.Tensor, step: int = 0) -> torch.Tensor:
+        """By the coefficients; of one term after the other, for volumes of one need not wait for those of the next.
+
+        step: whose turn it is of the parts of the images that are compared.
+        """
         shift = coefficients * self._voxel
-        places = apply_along_axes(shift, self._spline).add_(self._start_places)
-        by_shift = _by_coefficients(_derivative(self._level.dissimilarity, places), self._spline)
+        along_d, along_h = part = self._level.parts[step % len(self._level.parts)]
+        spline = [self._spline[0][along_d], self._spline[1][along_h], self._spline[2]]
+        places = apply_along_axes(shift, spline).add_(self._start_places[:, :, along_d, along_h])
+        by_places = _derivative(lambda places: self._level.dissimilarity(places, part), places)
+        by_shift = _by_coefficients(by_places, spline)
         displacement = apply_along_axes(shift, self._thin_spline).add_(self._thin_start)
-        by_displacement = _derivative(self._space.inverse_inconsistency, displacement)
-        inconsistency = _by_coefficients(by_displacement, self._thin_spline)
-        by_shift.add_(inconsistency, alpha=self.options.inverse_consistency)
+        by_shift.add_(_by_coefficients(_derivative(self._thin_terms, displacement), self._thin_spline))
         rough, by_coefficients = self._roughness(coefficients)
         # the last is that of diffusion * log(1 + rough / options.roughness)
         diffusion = self.options.diffusion / (self.options.roughness + rough)
         return (by_shift * self._voxel).add_(by_coefficients, alpha=diffusion)
+
+    def _thin_terms(self, displacement: torch.Tensor) -> torch.Tensor:
+        """Inverse consistency and labels, which need fewer samples."""
+        terms = self.options.inverse_consistency * self._space.inverse_inconsistency(displacement)
+        if self._labels is not None:
+            terms = terms + self.options.label_weight * self._label_mismatch(displacement)
+        return terms
+
+    def _label_mismatch(self, displacement: torch.Tensor) -> torch.Tensor:
+        """1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""
+        warped = _sample(self._labels, self._space.linear_places(displacement.shape[2:]) + displacement)
+        target = self._labels.flip(0)
+        dims = (2, 3, 4)
+        dice = (2 * (warped * target).sum(dims) + 1e-3) / (warped.sum(dims) + target.sum(dims) + 1e-3)
+        return (1 - dice.mean(1)).sum()
 
 
 def _optimise(objective: _Objective, report: Callable[[float], None]) -> torch.Tensor:
@@ -337,7 +355,7 @@ def _optimise(objective: _Objective, report: Callable[[float], None]) -> torch.T
     coefficients = torch.zeros(2, 3, *objective.controls, device=objective.device)
     mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
     for step in range(1, options.steps + 1):
-        gradient = objective.derivative(coefficients)
+        gradient = objective.derivative(coefficients, step)
         mean.lerp_(gradient, 1 - MEAN_DECAY)
         square.lerp_(gradient**2, 1 - SQUARE_DECAY)
         scale = torch.sqrt(square / (1 - SQUARE_DECAY**step)) + 1e-8
