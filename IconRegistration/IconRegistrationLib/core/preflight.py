@@ -29,9 +29,9 @@ FIELD_STEPS, LEVELS, NETWORK_STEPS = 40, (4, 2, 1), 50
 
 # Seconds on two x86 cores. Fitted to the pairs of docs/benchmarks.md, lattices as given there.
 #: An alignment that is optimised (hippocampus: 2 s with nearly nothing to refine).
-ALIGNMENT_SECONDS = 1.2
+ALIGNMENT_SECONDS = 1.8
 #: Per million samples, all levels counted, and 40 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
-REFINEMENT_SECONDS = {"lncc": 4.2, "lncc2": 4.2, "mind": 10.0}
+REFINEMENT_SECONDS = {"lncc": 4.7, "lncc2": 4.7, "mind": 5.5}
 #: Per million voxels of both images: normalising, smoothing, warping and measuring. An estimate: docs/benchmarks.md has
 #: 0.08 for warping and 0.14 for the inverse consistency, per million samples; the rest was not measured apart.
 VOXEL_SECONDS = 0.25
@@ -313,7 +313,7 @@ def _samples_of_levels(lattice: Grid) -> float:
 
 
 def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, similarities, inputs: Inputs) -> float:
-    """On two CPU cores; for two possible similarities their geometric mean, hence wrong by 1.6 at most."""
+    """On two CPU cores; for two possible similarities their geometric mean, hence wrong by 1.1 at most."""
     seconds = VOXEL_SECONDS * (math.prod(fixed.shape) + math.prod(moving.shape)) / 1e6
     automatic = settings.align == "auto" and inputs.initial is None
     align = catalog.find_card(settings.model).alignment if automatic else settings.align
