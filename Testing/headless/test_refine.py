@@ -301,7 +301,7 @@ def test_roughness_of_a_spline_is_that_of_its_samples():
     coefficients.requires_grad_()
 
     sampled = roughness(space, start + room.apply_along_axes(coefficients, spline) * voxel)
-    assert value == pytest.approx(sampled.item(), rel=1e-5)
+    assert value.item() == pytest.approx(sampled.item(), rel=1e-5)
     (expected,) = torch.autograd.grad(sampled, coefficients)
     assert (derivative - expected).abs().max() < 1e-4 * expected.abs().max()
 

@@ -226,7 +226,6 @@ class _Level:
     """The images at one resolution: what stays the same while one level of the pyramid is optimised."""
 
     def __init__(self, pair: Pair, shape: tuple[int, int, int], options: FieldRefinement):
-        self.options = options
         self.shape = shape
         if options.similarity == "mind":
             # closer patches than in training: noise of flat regions correlates less (docs/refinement.md)
@@ -328,9 +327,9 @@ class _Objective:
         displacement = apply_along_axes(shift, self._thin_spline).add_(self._thin_start)
         by_shift.add_(_by_coefficients(_derivative(self._thin_terms, displacement), self._thin_spline))
         rough, by_coefficients = self._roughness(coefficients)
-        # the last is that of diffusion * log(1 + rough / options.roughness)
+        # d/dx of diffusion * log(1 + x / roughness)
         diffusion = self.options.diffusion / (self.options.roughness + rough)
-        return (by_shift * self._voxel).add_(by_coefficients, alpha=diffusion)
+        return torch.addcmul(diffusion * by_coefficients, by_shift, self._voxel)
 
     def _thin_terms(self, displacement: torch.Tensor) -> torch.Tensor:
         """Inverse consistency and labels, which need fewer samples."""
@@ -410,7 +409,7 @@ class _Roughness:
         in_mm = space.target_to_mm * voxel.view(3)
         self._metric = in_mm.mT @ in_mm
         of_start = _rotated(in_mm.mT @ space.target_to_mm, start)
-        self._of_start = space.squared_gradient(_rotated(space.target_to_mm, start)).item()
+        self._of_start = space.squared_gradient(_rotated(space.target_to_mm, start))
         self._slope = 0.0
         self._axes = []
         for axis, basis in enumerate(spline):
@@ -425,11 +424,11 @@ class _Roughness:
             self._slope = self._slope + 2 * weights * apply_along_axes(of_start, left)
             self._axes.append((matrices, weights))
 
-    def __call__(self, coefficients: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def __call__(self, coefficients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The value, and its derivative by the coefficients."""
         mixed = _rotated(self._metric, coefficients)
         curved = sum(weights * apply_along_axes(mixed, matrices) for matrices, weights in self._axes)
-        value = self._of_start + torch.dot((self._slope + curved).flatten(), coefficients.flatten()).item()
+        value = self._of_start + torch.dot((self._slope + curved).flatten(), coefficients.flatten())
         return value, self._slope + 2 * curved
 
 
