@@ -11,6 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "Training"))
 
 import generator
+import ship
 import train
 
 from IconRegistrationLib.core.catalog import SHIPPED, load_model, read_card, read_network
@@ -143,6 +144,17 @@ def test_a_batch_of_pairs_gives_the_maps_of_its_pairs():
         alone = network.maps(*images.split(1))
     assert (alone[0] - identity_points(SHAPE)).abs().max() > 1e-3
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-5)
+
+
+def test_the_card_counts_the_pairs_on_which_the_network_pays():
+    def rows(pair, none, network):
+        return [{"pair": pair, "way": "none: field"} | none, {"pair": pair, "way": "network, field"} | network]
+
+    better = rows("a", {"Dice": "0.1 -> 0.80"}, {"Dice": "0.1 -> 0.82"})
+    farther = rows("b", {"TRE mm": "9.00 -> 2.00"}, {"TRE mm": "9.00 -> 2.10"})
+    alike = rows("c", {"Dice": "0.1 -> 0.800"}, {"Dice": "0.1 -> 0.801"})
+    alone = [{"pair": "c", "way": "network", "Dice": "0.1 -> 0.99"}]
+    assert ship._verdict(better + farther + alike + alone).endswith("on 1 of 3 pairs.")
 
 
 @pytest.mark.skipif(not (SHIPPED / "builtin.trch").is_file(), reason="no weights; Training/ship.py exports them")
