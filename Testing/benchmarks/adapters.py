@@ -154,16 +154,34 @@ def itk_image(image: Image):
 # ------------------------------------------------------------------------------------------------------------- ANTs
 
 
-def ants(kind: str) -> Callable[[Image, Image, Run], DisplacementField]:
-    """antspyx's `registration` with this type of transform and its other defaults."""
+def ants(kind: str, aligned: bool = False) -> Callable[[Image, Image, Run], DisplacementField]:
+    """antspyx's `registration` with this type of transform and its other defaults.
+
+    aligned: from our affine alignment, of which a type without one of its own makes a start.
+    """
 
     def run_ants(fixed: Image, moving: Image, run: Run) -> DisplacementField:
         with run.loads():
             import ants
+
+            from IconRegistrationLib.core.align import align
+
+            if aligned:
+                _load_alignment()
         images = [_ants_image(image) for image in (fixed, moving)]
         with tempfile.TemporaryDirectory() as folder:
+            start = f"{folder}/start.mat" if aligned else None
             with run.clock():
-                found = ants.registration(*images, type_of_transform=kind, outprefix=f"{folder}/")
+                if aligned:
+                    matrix = align(fixed, moving, "affine").matrix
+                    parameters = [*matrix[:3, :3].ravel(), *matrix[:3, 3]]
+                    affine = ants.new_ants_transform(
+                        dimension=3, transform_type="AffineTransform", parameters=parameters
+                    )
+                    ants.write_transform(affine, start)
+                found = ants.registration(
+                    *images, type_of_transform=kind, initial_transform=start, outprefix=f"{folder}/"
+                )
             composed = ants.apply_transforms(*images, found["fwdtransforms"], compose=f"{folder}/all")
             field = ants.image_read(composed).numpy()  # [i, j, k, component]
         return DisplacementField(field.transpose(2, 1, 0, 3), fixed.grid)
@@ -355,6 +373,9 @@ TOOLS = {
         "itk-elastix",
     ),
     "ants": Tool("ANTs SyN", "type_of_transform SyN and its defaults (Mattes MI)", ants("SyN"), "antspyx"),
+    "ants-aligned": Tool(
+        "ANTs SyN, aligned", "its SyN stage after our affine alignment", ants("SyNOnly", aligned=True), "antspyx"
+    ),
     "ants-script": Tool(
         "ANTs SyN, script",
         "type_of_transform antsRegistrationSyN[s], the script that is recommended for accuracy (CC, radius 4)",
