@@ -212,4 +212,4 @@ def _steepness(volume: torch.Tensor) -> float:
 
 def _linear(x: torch.Tensor, scale: float, offset: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """scale * x + offset, in one pass."""
-    return torch.add(torch.tensor(float(offset), device=x.device), x, alpha=scale, out=out)
+    return torch.add(x.new_full((), float(offset)), x, alpha=scale, out=out)
