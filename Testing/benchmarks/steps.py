@@ -73,6 +73,7 @@ def network_run(folder: Path, shape, moving, fixed):
 
     network = GradICON(shape).eval()
     network.load_state_dict(torch.load(folder / "weights.trch", weights_only=True))
+    network.to(moving.device)
     return lambda steps: finetune(network, moving, fixed, steps=1000, progress=steps)
 
 

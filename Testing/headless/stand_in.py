@@ -9,7 +9,9 @@ torch keeps one such device to a process and cannot forget it, so that tests run
 
 import json
 import sys
+import weakref
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,9 +38,13 @@ WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "a
 
 
 class Elsewhere(torch.Tensor):
-    """`inner`, a tensor of the CPU, as one of the device."""
+    """`inner`, a tensor of the CPU, as one of the device.
 
-    waits = 0
+    waits: how often the CPU waited for the device. held, most: bytes of such tensors, now and at the most.
+    """
+
+    waits = held = most = 0
+    _storages: ClassVar[set[int]] = set()
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -48,7 +54,21 @@ class Elsewhere(torch.Tensor):
         layout = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype}
         result = torch.Tensor._make_wrapper_subclass(cls, inner.size(), **layout, device=f"{NAME}:0")
         result.inner = inner
+        cls._hold(inner.untyped_storage())
         return result
+
+    @classmethod
+    def _hold(cls, storage) -> None:
+        if id(storage) not in cls._storages:  # torch keeps this object as long as a tensor has that memory
+            cls._storages.add(id(storage))
+            cls.held += storage.nbytes()
+            cls.most = max(cls.most, cls.held)
+            weakref.finalize(storage, cls._let_go, id(storage), storage.nbytes())
+
+    @classmethod
+    def _let_go(cls, storage: int, count: int) -> None:
+        cls._storages.discard(storage)
+        cls.held -= count
 
     def tolist(self):  # torch has none for subclasses
         Elsewhere.waits += 1

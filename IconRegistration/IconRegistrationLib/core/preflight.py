@@ -37,19 +37,21 @@ REFINEMENT_SECONDS = {"lncc": 4.7, "lncc2": 4.7, "mind": 5.5}
 VOXEL_SECONDS = 0.25
 #: Both directions of a network at 175^3.
 NETWORK_SECONDS = 5.6
-#: One step of fine-tuning a network on two CPU cores (docs/models.md).
-FINETUNING_SECONDS = 90.0
+#: One step of fine-tuning a network (docs/benchmarks.md).
+FINETUNING_SECONDS = 51.0
 
 # Bytes. The peaks of docs/benchmarks.md follow from these to within 0.2 GiB.
 #: A process with torch and itk loaded that has registered something small (hippocampus: 1.1 GiB).
 BASE_BYTES = int(1.0 * 2**30)
-#: By which the peak of a whole run grows per lattice sample, on a CPU, and on a GPU, which warps all of MIND's channels
-#: at once: measured so on a CPU. A step of the refinement itself holds 200 (MIND-SSC: 350).
+#: By which the peak of a whole run grows per lattice sample.
 SAMPLE_BYTES = {"lncc": 350, "lncc2": 350, "mind": 500}
-GPU_SAMPLE_BYTES = {"lncc": 500, "lncc2": 500, "mind": 850}
+#: On a GPU, a third more than the tensors on it at once (Testing/benchmarks/device.py), for kernels take some, too.
+GPU_SAMPLE_BYTES = {"lncc": 320, "lncc2": 320, "mind": 370}
+#: What CUDA itself takes.
+GPU_BASE_BYTES = int(0.5 * 2**30)
 #: A network's evaluation and weights, and its fine-tuning, at 175^3 (docs/models.md).
 NETWORK_BYTES = int((0.57 + 0.27) * 2**30)
-FINETUNING_BYTES = int(4.0 * 2**30)
+FINETUNING_BYTES = int(4.2 * 2**30)
 
 
 @dataclass(frozen=True)
@@ -340,7 +342,7 @@ def _memory(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, simila
         each = GPU_SAMPLE_BYTES if gpu else SAMPLE_BYTES
         stages.append(max(each[s] for s in similarities) * math.prod(lattice.shape))
     if gpu:
-        return max(stages)
+        return GPU_BASE_BYTES + max(stages)
     voxels = math.prod(fixed.shape) + math.prod(moving.shape)
     return BASE_BYTES + max(stages) + voxels * checks.BYTES_PER_VOXEL
 

@@ -383,13 +383,15 @@ class _SquaredGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(context, vectors, distances):
-        total, slope = torch.zeros((), device=vectors.device), torch.zeros_like(vectors)
+        total = torch.zeros((), device=vectors.device)
+        slope = torch.zeros_like(vectors) if context.needs_input_grad[0] else None
         for axis, distance in enumerate(distances, 2):
             difference = vectors.diff(dim=axis)
             weighted = difference / (distance**2 * difference.numel())
             total += torch.dot(difference.flatten(), weighted.flatten())
-            slope.narrow(axis, 1, difference.shape[axis]).add_(weighted, alpha=2)
-            slope.narrow(axis, 0, difference.shape[axis]).sub_(weighted, alpha=2)
+            if slope is not None:
+                slope.narrow(axis, 1, difference.shape[axis]).add_(weighted, alpha=2)
+                slope.narrow(axis, 0, difference.shape[axis]).sub_(weighted, alpha=2)
         context.save_for_backward(slope)
         return total
 

@@ -222,12 +222,14 @@ class MINDSSC(_Compared):
             for b in places[:n]
             if sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) == 2
         ]
-        difference = torch.cat([(shifted(*a) - shifted(*b)) ** 2 for a, b in pairs], 1)
-        distance = F.avg_pool3d(F.pad(difference, (radius,) * 6, mode="replicate"), 2 * radius + 1, stride=1)
-        mind = distance - distance.amin(1, keepdim=True)
+        # twelve volumes at a time: one name, so that they go when the next are there
+        mind = torch.cat([(shifted(*a) - shifted(*b)) ** 2 for a, b in pairs], 1)
+        mind = F.pad(mind, (radius,) * 6, mode="replicate")
+        mind = F.avg_pool3d(mind, 2 * radius + 1, stride=1)
+        mind = mind - mind.amin(1, keepdim=True)
         variance = mind.mean(1, keepdim=True)
         mean = max(variance.mean().item(), 1e-20)  # 0 of a constant image, whose descriptors are then all 1
-        return torch.exp(-mind / variance.clamp(mean * 1e-3, mean * 1e3))
+        return (mind / -variance.clamp(mean * 1e-3, mean * 1e3)).exp_()
 
     def compare(self, warped, fixed):
         return ((warped - fixed) ** 2).mean(1, keepdim=True)
