@@ -104,10 +104,8 @@ def _run(operation, args, kwargs):
         goes_there = is_there if to is None else torch.device(to).type == NAME
     crosses = name in TRANSFERS and (goes_there != is_there or (is_there and any(map(_is_here, leaves))))
     Elsewhere.waits += crosses or (is_there and name in WAITS)
-    if name == "aten::_local_scalar_dense":
+    if not goes_there or name == "aten::_local_scalar_dense":
         return result
-    if not goes_there:
-        return result.clone() if is_there else result
     result = pytree.tree_map(lambda x: Elsewhere(x) if isinstance(x, torch.Tensor) else x, result)
     return return_and_correct_aliasing(operation, args, kwargs, result) if is_there else result
 
@@ -124,7 +122,7 @@ def set_up() -> torch.device:
 
 
 def displacement(device: torch.device, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """[k, j, i, 3] mm of a guided registration in a region, and where structures are."""
+    """[k, j, i, 3] mm of a guided registration with a mask, and where structures are."""
     phantom = make_phantom(3, 40, "ct-mr" if settings.similarity == "mind" else "ct")
     seen = np.ones(phantom.moving.grid.shape, np.uint8)
     seen[:3] = 0
@@ -138,6 +136,17 @@ def displacement(device: torch.device, settings: Settings) -> tuple[np.ndarray, 
     return found.forward.sampled_on(phantom.fixed.grid).displacement, phantom.fixed_segmentation.layers[0] > 0
 
 
+def refused(device: torch.device) -> list[str]:
+    """What it says to tensors of two devices, and to float64."""
+    there, said = torch.ones(2, device=device), []
+    for mistake in (lambda: there + torch.ones(2), lambda: there.double()):
+        try:
+            mistake()
+        except (RuntimeError, TypeError) as error:
+            said.append(str(error))
+    return said
+
+
 def main(case: str) -> None:
     settings = Settings(**CASES[case])
     on_cpu, body = displacement(torch.device("cpu"), settings)
@@ -145,6 +154,7 @@ def main(case: str) -> None:
     waits = []
     # autograd would give the device a thread of its own, which cannot run Python
     with Device(), torch.autograd.set_multithreading_enabled(False):
+        said = refused(device)
         on_device, _ = displacement(device, settings)
         if settings.refinement == "field":
             for steps in (1, 3):
@@ -153,7 +163,8 @@ def main(case: str) -> None:
                 waits.append(Elsewhere.waits)
     error = np.linalg.norm(on_device - on_cpu, axis=-1)[body]
     moved = np.linalg.norm(on_cpu, axis=-1)[body]
-    print(json.dumps({"error": float(error.mean()), "moved": float(moved.mean()), "waits": waits}))
+    found = {"refused": said, "error": float(error.mean()), "moved": float(moved.mean()), "waits": waits}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ def test_registers_as_on_the_cpu(case):
     run = subprocess.run(words, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
+    mixed, double = found["refused"]
+    assert "on one device" in mixed
+    assert "float64" in double
     assert found["moved"] > 10  # mm
     assert found["error"] < 0.02  # mm; Adam enlarges what rounding differs by
     assert len(set(found["waits"])) < 2  # of one step on each level and of three
