@@ -4,6 +4,7 @@
 
 Call it again with the same folder to go on: on another machine, for another time, on another shape. Options that are
 not given are those of the last call. `--finish N` lets the learning rate fall to zero over the next N steps.
+`--weights FILE` begins an empty FOLDER with exported weights, whose card lies beside them, instead of random ones.
 FOLDER receives checkpoint.pt (all there is to resume), log.csv, curve.png, builtin.trch and builtin.json (the export).
 
 Loss, for both directions of a pair at once (moving A, fixed B, labels one-hot):
@@ -28,14 +29,14 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from generator import make_pair
 
-from IconRegistrationLib.core.catalog import ModelCard, read_network
+from IconRegistrationLib.core.catalog import ModelCard, read_card, read_network
 from IconRegistrationLib.core.finetune import gradient_inverse_consistency
 from IconRegistrationLib.core.network import STAGES, GradICON, choose_device, compose, identity_points, sample_at
 
@@ -146,6 +147,22 @@ class Training:
         training.average = state["average"]
         training.optimiser.load_state_dict(state["optimiser"])
         training.step, training.seconds = state["step"], state["seconds"]
+        return training
+
+    @classmethod
+    def of_export(cls, weights: Path, device: torch.device, changes: dict) -> Training:
+        """Goes on where the export was made, but for the optimiser's means, which an export does not hold."""
+        path = weights.with_suffix(".json")
+        recorded = json.loads(path.read_text())["plan"]
+        plan = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+        plan = Plan(**{field.name: plan[field.name] for field in fields(Plan)})
+        training = cls(replace(plan, finish=None, **changes), device)
+        exported = read_network(weights, read_card(path))
+        trained = slice(recorded["stages"])  # the others are zeros there, from which nothing learns
+        for unet, known in zip(training.network.unets[trained], exported.unets[trained], strict=True):
+            unet.load_state_dict(known.state_dict())
+        training.average = {name: value.clone() for name, value in training.network.state_dict().items()}
+        training.step, training.seconds = recorded["steps"], float(recorded["seconds"])
         return training
 
 
@@ -398,6 +415,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--weights", type=Path, help="exported weights to begin with, where FOLDER has no checkpoint")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--shape", type=int, nargs=3, help="lattice, 65 or more along each axis")
     parser.add_argument("--batch", type=int, help="pairs per step, at most 64")
@@ -417,7 +435,12 @@ def main(argv: list[str] | None = None) -> None:
     changes |= {name: tuple(changes[name]) for name in ("shape", "starts") if name in changes}
     options.folder.mkdir(parents=True, exist_ok=True)
     path = options.folder / "checkpoint.pt"
-    training = Training.load(path, device, changes) if path.exists() else Training(Plan(**changes), device)
+    if path.exists():
+        training = Training.load(path, device, changes)
+    elif options.weights:
+        training = Training.of_export(options.weights, device, changes)
+    else:
+        training = Training(Plan(**changes), device)
     if options.finish:
         training.plan = replace(training.plan, finish=None)  # what is kept can be trained on
         training.save(options.folder / "before_finish.pt")

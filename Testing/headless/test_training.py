@@ -1,5 +1,7 @@
 """The training: its pairs are what a network will see, its checkpoints resume exactly, its export loads."""
 
+import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +133,25 @@ def test_what_was_kept_before_the_end_can_be_trained_on(tmp_path):
     went_on = train.Training.load(checkpoint, torch.device("cpu"), {})
     assert went_on.step == 1
     assert went_on.plan.rate(went_on.step) > 0
+
+
+def test_exported_weights_can_be_trained_on(tmp_path):
+    """Where an export begins a training it is that export again: its steps, its maps, and it learns."""
+    shutil.copytree(SHIPPED, tmp_path / "shipped")
+    weights = tmp_path / "shipped" / "builtin.trch"
+    training = train.Training.of_export(weights, torch.device("cpu"), {"seed": 9})
+    recorded = json.loads(weights.with_suffix(".json").read_text())["plan"]
+    assert (training.step, training.plan.seed, training.plan.finish) == (recorded["steps"], 9, None)
+    shipped = read_network(weights, read_card(weights.with_suffix(".json")))
+    pair = generator.make_pair(training.plan.shape, 5).images.split(1)
+    for ours, theirs in zip(training.network.eval().maps(*pair), shipped.maps(*pair), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    for unet in training.network.unets[recorded["stages"] :]:  # from zeros alone they could not learn
+        assert unet.upConvs[0].weight.abs().max() > 0
+    before = training.network.unets[0].lastConv.weight.clone()
+    training.advance()
+    assert training.step == recorded["steps"] + 1
+    assert (training.network.unets[0].lastConv.weight - before).abs().max() > 1e-5
 
 
 def test_a_batch_of_pairs_gives_the_maps_of_its_pairs():
