@@ -10,6 +10,7 @@ from IconRegistrationLib.core.network import (
     UP_CHANNELS,
     GradICON,
     InferenceNetwork,
+    _Filtered,
     choose_device,
     choose_precision,
     compose,
@@ -150,6 +151,18 @@ def test_a_network_rewritten_once_gives_the_same_maps_every_time():
     network.to_empty(device="meta")  # the original is not needed any more
     for pair, maps in zip(pairs * 2, expected * 2, strict=True):
         assert all(torch.equal(phi, reference) for phi, reference in zip(rewritten.maps(*pair), maps, strict=True))
+
+
+@pytest.mark.parametrize("planes", [1, 3, 4, 6, 8])
+def test_a_filtered_convolution_is_the_convolution(planes):
+    draw = torch.Generator().manual_seed(planes)
+    x, weight, bias = (
+        torch.randn(*shape, generator=draw) for shape in ((1, 6, planes + 2, 7, 9), (5, 6, 3, 3, 3), (5,))
+    )
+    found = _Filtered(weight, bias)(x.contiguous(memory_format=torch.channels_last_3d))
+    expected = torch.conv3d(x.double(), weight.double(), bias.double())
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)  # of values of about 13
 
 
 def test_an_untrained_network_is_the_identity():
