@@ -10,7 +10,7 @@ from IconRegistrationLib.core.geometry import Grid, Image, apply_affine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from adapters import TOOLS, Run, limit_threads
-from peers import table
+from peers import overview, table
 
 #: Where the fixed image's content lies in the moving image (mm LPS), and the limits of the field's mean error and of
 #: the length of its mean. The shift is long against the error of any tool and different along every axis, so that no
@@ -81,6 +81,22 @@ def test_the_table_names_the_most_accurate_and_the_fastest_of_equals():
     assert "| brain | Dice, 0.200  before | ours, none: 0.800  | greedy: 10 s |" in text
     assert "Means over 3 segments." in text
     assert "| greedy * | 0.790 |" in text
+
+
+def test_the_overview_has_a_column_per_pair_and_the_most_accurate_bold():
+    rows = [
+        a_row("brain", "none", 20, dice=[0.2, 0.80], nmi=[1.0, 1.2]),
+        a_row("brain", "greedy", 9.96, dice=[0.2, 0.79], nmi=[1.0, 1.1]) | {"folding": 0.0012, "peak": 2.51},
+        a_row("liver", "none", 7, tre=[6.1, 1.4]),
+        {"pair": "liver", "tool": "greedy", "round": 0, "failed": "ended by SIGSEGV"},
+    ]
+    assert overview(rows, TOOLS) == [
+        "|  | brain, Dice | liver, landmark error mm | peak GiB |",
+        "|-|-|-|-|",
+        "| headers alone | 0.200 | 6.10 |  |",
+        "| ours, none | **0.800**, 20 s | **1.40**, 7.0 s | 1.0 |",
+        "| greedy | 0.790, 10.0 s, folds 0.12 % | ended by SIGSEGV | 2.5 |",
+    ]
 
 
 def test_mutual_information_ranks_no_tool_and_a_failure_stays_in_the_table():

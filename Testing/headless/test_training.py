@@ -12,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "Training"))
 
+import evaluate
 import generator
 import ship
 import train
@@ -38,6 +39,7 @@ def test_a_pair_is_normalised_and_both_sides_show_the_same_structures(monkeypatc
 def test_a_seed_is_a_pair_and_another_seed_another():
     first, again, other = (generator.make_pair((24, 24, 24), seed) for seed in (7, 7, 8))
     torch.testing.assert_close(first.images, again.images, rtol=0, atol=0)
+    torch.testing.assert_close(first.places, again.places, rtol=0, atol=0)
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.labels, other.labels)
 
@@ -55,16 +57,26 @@ def test_loss_vanishes_for_equal_sides_and_the_identity_and_rewards_the_true_shi
     labels[..., 8:20, 8:20, 8:20] = 1
     draw = torch.Generator().manual_seed(0)
     still = [torch.zeros(2, 3, 32, 32, 32)]
-    dice, consistency = train.losses(still, labels.repeat(2, 1, 1, 1, 1), draw)
+    inside = torch.ones(2, 1, 32, 32, 32)
+    places = 2 * identity_points((32, 32, 32)).repeat(2, 1, 1, 1, 1) - 1
+    dice, distance, consistency = train.losses(still, labels.repeat(2, 1, 1, 1, 1), places, inside, draw)
     assert dice.item() == pytest.approx(0, abs=1e-5)
+    assert distance.item() == pytest.approx(0, abs=1e-3)
     assert consistency.item() == pytest.approx(0, abs=1e-3)
     sides = torch.cat([labels, labels.roll(4, 2)])  # moving, fixed
     shift = torch.zeros(2, 3, 32, 32, 32)
     shift[0, 0], shift[1, 0] = -4 / 31, 4 / 31  # phi_AB leads from fixed to moving
-    right, consistency = train.losses([shift], sides, draw)
+    places[1, 0] -= 8 / 31  # what the fixed image shows at 4 samples more the moving one shows here
+    inside[:, :, :4] = inside[:, :, -4:] = 0  # where one side shows what the other one does not
+    right, near, consistency = train.losses([shift], sides, places, inside, draw)
     assert right.item() == pytest.approx(0, abs=1e-4)
+    assert near.item() == pytest.approx(0, abs=1e-3)
     assert consistency.item() == pytest.approx(0, abs=1e-3)
-    assert train.losses([-shift], sides, draw)[0] > train.losses(still, sides, draw)[0] > 1
+    wrong, far, _ = train.losses([-shift], sides, places, inside, draw)
+    before, apart, _ = train.losses(still, sides, places, inside, draw)
+    assert wrong > before > 1
+    assert far > apart
+    assert apart.item() == pytest.approx(2 * 8 / 31, abs=1e-3)  # of both directions
 
 
 def test_one_hot_keeps_structures_of_both_sides_only():
@@ -176,6 +188,27 @@ def test_the_card_counts_the_pairs_on_which_the_network_pays():
     alike = rows("c", {"Dice": "0.1 -> 0.800"}, {"Dice": "0.1 -> 0.801"})
     alone = [{"pair": "c", "way": "network", "Dice": "0.1 -> 0.99"}]
     assert ship._verdict(better + farther + alike + alone).endswith("on 1 of 3 pairs.")
+
+
+def test_the_card_has_one_number_for_all_generated_pairs():
+    def row(pair, dice):
+        return {"pair": pair, "way": "network", "Dice": dice, "CPU s": "1"}
+
+    rows = [row("generated 0", "0.1 -> 0.6"), row("liver", "0.2 -> 0.9"), row("generated 5", "0.3 -> 0.7")]
+    found = ship._summary([*rows, {"pair": "knee", "way": "left out: its files are not there"}])
+    mean = {"pair": "mean of 2 generated pairs", "way": "network", "Dice": "0.200 -> 0.650"}
+    assert found == [rows[1], mean]
+    assert ship._sentence(mean) == "mean of 2 generated pairs, network: Dice 0.200 -> 0.650."
+
+
+def test_a_generated_pair_can_be_registered_as_any_other():
+    inputs = evaluate.generated(evaluate.GENERATED["generated 1"], 40)
+    assert inputs.fixed.grid.extent == pytest.approx([300, 300, 300])
+    names = {segment.name for segment in inputs.fixed_segmentation.segments}
+    assert names == {segment.name for segment in inputs.moving_segmentation.segments}
+    assert len(names) > 1
+    for segmentation in (inputs.fixed_segmentation, inputs.moving_segmentation):
+        assert min(segmentation.mask(segment).sum() for segment in segmentation.segments) > 50
 
 
 @pytest.mark.skipif(not (SHIPPED / "builtin.trch").is_file(), reason="no weights; Training/ship.py exports them")
