@@ -1,4 +1,4 @@
-"""What a network is worth: side by side with `none`, on phantoms and on the real pairs that are at hand.
+"""What a network is worth: side by side with `none`, on phantoms, generated pairs and the real ones that are at hand.
 
     python Training/evaluate.py FOLDER/builtin.trch [--data ../shared/data] [--only PAIR ...]
 
@@ -23,7 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "Testing" / "benchmarks"))
 
 import pairs  # noqa: E402
+import torch  # noqa: E402
+from generator import make_pair  # noqa: E402
+from train import HELD_OUT  # noqa: E402
 
+from IconRegistrationLib.core.geometry import Grid, Image, Segment, Segmentation  # noqa: E402
 from IconRegistrationLib.core.phantom import make_phantom  # noqa: E402
 from IconRegistrationLib.core.pipeline import compute  # noqa: E402
 from IconRegistrationLib.core.report import Change  # noqa: E402
@@ -31,11 +35,15 @@ from IconRegistrationLib.core.results import Inputs  # noqa: E402
 from IconRegistrationLib.core.settings import Settings  # noqa: E402
 
 PHANTOMS = {f"phantom {modality} {seed}": (modality, seed) for modality in ("ct", "mr") for seed in (11, 12)}
+#: Pairs as the network learned from, which no training step reaches: of the kind that it should know best.
+GENERATED = {f"generated {n}": HELD_OUT + n for n in range(16)}
 COLUMNS = "pair", "way", "Dice", "TRE mm", "error mm", "folding %", "CPU s"
 
 
 def inputs_of(name: str, data: Path, size: int) -> tuple[Inputs, object]:
     """The pair and its measure of error: a function of the forward field that gives a Change, or None."""
+    if name in GENERATED:
+        return generated(GENERATED[name], size), None
     if name not in PHANTOMS:
         inputs = pairs.load(name, data)
         if "reference" not in pairs.PAIRS[name]:
@@ -51,6 +59,19 @@ def inputs_of(name: str, data: Path, size: int) -> tuple[Inputs, object]:
         return Change(before, after)
 
     return phantom.inputs, error
+
+
+def generated(seed: int, size: int) -> Inputs:
+    """A pair of the generator on a box of 300 mm; segments are the structures that both sides show."""
+    sample = make_pair((size,) * 3, seed)
+    grid = Grid.from_parts((size,) * 3, (300 / size,) * 3, (0, 0, 0), np.eye(3))
+    counts = torch.stack([torch.bincount(side.flatten(), minlength=64) for side in sample.labels])
+    shared = [n for n in range(1, 64) if counts[:, n].min() > 50]
+    segments = tuple(Segment(f"structure {n}", n, 0, (1.0, 0.0, 0.0), f"Segment_{n}", {}) for n in shared)
+    images, labels = (side[:, 0].numpy() for side in (1000 * sample.images, sample.labels))
+    moving, fixed = (Image(image, grid, name) for image, name in zip(images, ("moving", "fixed"), strict=True))
+    moving_labels, fixed_labels = (Segmentation([side.astype(np.uint8)], segments, grid, "labels") for side in labels)
+    return Inputs(fixed, moving, fixed_segmentation=fixed_labels, moving_segmentation=moving_labels)
 
 
 def rows(pair: str, inputs: Inputs, error, model: str | Path) -> Iterator[dict[str, str]]:
@@ -93,7 +114,7 @@ def table_row(cells: dict[str, str]) -> str:
 def evaluate(model: str | Path, names: Sequence[str], data: Path, size: int) -> Iterator[dict[str, str]]:
     """Rows of all pairs whose files are there; size: voxels of a phantom along its longest axis."""
     for name in names:
-        if name in PHANTOMS or (data / pairs.PAIRS[name]["fixed"]).exists():
+        if name in PHANTOMS or name in GENERATED or (data / pairs.PAIRS[name]["fixed"]).exists():
             yield from rows(name, *inputs_of(name, data, size), model)
         else:
             yield {"pair": name, "way": f"left out: its files are not at {data}"}
@@ -102,8 +123,12 @@ def evaluate(model: str | Path, names: Sequence[str], data: Path, size: int) -> 
 def add_options(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
     """What `evaluate` is asked for."""
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--only", nargs="*", choices=[*PHANTOMS, *pairs.PAIRS], default=default, metavar="PAIR")
-    parser.add_argument("--size", type=int, default=144, help="voxels of a phantom along its longest axis")
+    parser.add_argument(
+        "--only", nargs="*", choices=[*PHANTOMS, *GENERATED, *pairs.PAIRS], default=default, metavar="PAIR"
+    )
+    parser.add_argument(
+        "--size", type=int, default=144, help="voxels of a phantom or generated pair along its longest axis"
+    )
 
 
 def main():

@@ -32,10 +32,12 @@ class Sample:
     """images: float32 [2, 1, D, H, W] in [0, 1] as `core.intensity.normalise` gives them, moving first.
 
     labels: int64 [2, 1, D, H, W]; one number is one structure on both sides, 0 is what lies around.
+    places: float32 [2, 3, D, H, W], where in the anatomy, whose box is 2 wide, each sample is.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    places: torch.Tensor
 
 
 def make_pair(shape: tuple[int, int, int], seed: int, device="cpu") -> Sample:
@@ -44,7 +46,7 @@ def make_pair(shape: tuple[int, int, int], seed: int, device="cpu") -> Sample:
     points = _looks(shape, draw)
     labels, tissues = _anatomy(points, draw)
     texture = _sampled(draw.noise(1, draw.integer(12, 40)), points)[:, 0]
-    return Sample(_paint(labels, tissues, texture, draw)[:, None], labels[:, None])
+    return Sample(_paint(labels, tissues, texture, draw)[:, None], labels[:, None], points.movedim(-1, 1))
 
 
 class Draw:

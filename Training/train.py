@@ -7,13 +7,15 @@ not given are those of the last call. `--finish N` lets the learning rate fall t
 `--weights FILE` begins an empty FOLDER with exported weights, whose card lies beside them, instead of random ones.
 FOLDER receives checkpoint.pt (all there is to resume), log.csv, curve.png, builtin.trch and builtin.json (the export).
 
-Loss, for both directions of a pair at once (moving A, fixed B, labels one-hot):
+Loss, for both directions of a pair at once (moving A, fixed B, labels one-hot, places in the anatomy):
 
     1 - Dice(labels_A o phi_AB, labels_B) + 1 - Dice(labels_B o phi_BA, labels_A)
+      + mu * (|places_A o phi_AB - places_B| + |places_B o phi_BA - places_A|)
       + lambda * |grad(phi_AB o phi_BA - id)|^2
 
-Dice is soft, from squares (Milletari et al., "V-Net", 3DV 2016); the last term and lambda = 1.5 are those of GradICON
-(Tian et al., CVPR 2023, eq. 4) and uniGradICON (MICCAI 2024). As there, training begins without the last U-Net; here
+Dice is soft, from squares (Milletari et al., "V-Net", 3DV 2016). Labels say nothing of the inside of a structure; the
+generator knows where every sample of it belongs. The last term and lambda = 1.5 are those of GradICON (Tian et al.,
+CVPR 2023, eq. 4) and uniGradICON (MICCAI 2024). As there, training begins without the last U-Net; here
 also without the third, because the first two cost little.
 
 Everything random is a function of (seed, step), and so is the learning rate: a run that was killed and resumed gives
@@ -47,6 +49,8 @@ UP_CHANNELS = (16, 16, 24, 32, 40)
 CLASSES = 10
 #: Besides full resolution, Dice of labels averaged over blocks of this many samples: reaches where nothing overlaps.
 COARSE = 4
+#: What a validation measures.
+MEASURED = "dice_before", "dice_after", "place_before", "place_after", "folding", "inverse_error"
 #: Pairs of the validation are those of seeds no training step can reach.
 HELD_OUT = 1 << 60
 
@@ -64,6 +68,7 @@ class Plan:
     starts: tuple[int, int] = (1500, 3000)  #: steps at which the third and the fourth U-Net join
     settle: int = 100  #: steps in which a U-Net that joins gathers its batch norms' statistics
     regularisation: float = 1.5  #: lambda
+    places: float = 2.0  #: mu
     finish: tuple[int, int] | None = None  #: first step of the fall of the rate to zero, and its length
 
     def stages(self, step: int) -> int:
@@ -106,8 +111,10 @@ class Training:
         labels = torch.cat([one_hot(s.labels, choice) for s in samples])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             displacements = self.network(images, swapped(images), stages=plan.stages(step))
-        dice, consistency = losses(displacements, labels, choice)
-        loss = dice + plan.regularisation * consistency
+        places = torch.cat([s.places for s in samples])
+        inside = torch.cat([s.labels > 0 for s in samples])
+        dice, distance, consistency = losses(displacements, labels, places, inside, choice)
+        loss = dice + plan.places * distance + plan.regularisation * consistency
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -115,7 +122,8 @@ class Training:
             self.optimiser.step()
         self._follow()
         self.step += 1
-        return {"loss": loss.detach(), "dice": dice.detach(), "consistency": consistency.detach()}
+        measured = {"loss": loss, "dice": dice, "distance": distance, "consistency": consistency}
+        return {name: value.detach() for name, value in measured.items()}
 
     def _follow(self) -> None:
         """Exponential moving average of the weights and of the batch norms' statistics."""
@@ -155,7 +163,7 @@ class Training:
         path = weights.with_suffix(".json")
         recorded = json.loads(path.read_text())["plan"]
         plan = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
-        plan = Plan(**{field.name: plan[field.name] for field in fields(Plan)})
+        plan = Plan(**{field.name: plan[field.name] for field in fields(Plan) if field.name in plan})
         training = cls(replace(plan, finish=None, **changes), device)
         exported = read_network(weights, read_card(path))
         trained = slice(recorded["stages"])  # the others are zeros there, from which nothing learns
@@ -186,11 +194,16 @@ def one_hot(labels: torch.Tensor, choice: torch.Generator) -> torch.Tensor:
 
 
 def losses(
-    displacements: list[torch.Tensor], labels: torch.Tensor, choice: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two Dice losses, summed, and the inverse consistency.
+    displacements: list[torch.Tensor],
+    labels: torch.Tensor,
+    places: torch.Tensor,
+    inside: torch.Tensor,
+    choice: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two Dice losses, summed, the distance between the places that meet, and the inverse consistency.
 
-    displacements: of both directions in turn, [2 N, 3, ...].  labels: [2 N, C, D, H, W], moving and fixed in turn.
+    displacements: of both directions in turn, [2 N, 3, ...].
+    labels: [2 N, C, D, H, W], moving and fixed in turn; so are places [2 N, 3, D, H, W] and inside [2 N, 1, D, H, W].
     """
     phi = compose(displacements)
     shape = phi.shape[2:]
@@ -202,7 +215,14 @@ def losses(
     points = identity_points(shape, phi.device)
     noise = torch.randn(points.shape, generator=choice).to(phi.device)
     points = (points + 2 * noise / shape[-1])[:, :, ::2, ::2, ::2].expand(len(phi) // 2, -1, -1, -1, -1)
-    return fine + coarse, gradient_inverse_consistency(*half, points)
+    distance = place_distance(sample_at(places, phi), swapped(places), swapped(inside))
+    return fine + coarse, 2 * distance, gradient_inverse_consistency(*half, points)
+
+
+def place_distance(a: torch.Tensor, b: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Mean distance of places [N, 3, D, H, W] where inside [N, 1, D, H, W]; what lies around is alike everywhere."""
+    distance = ((a - b).square().sum(1, keepdim=True) + 1e-8).sqrt()  # the slope of a root is infinite at 0
+    return (distance * inside).sum() / inside.sum().clamp(min=1)
 
 
 def dice_loss(warped: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -218,9 +238,9 @@ def dice_loss(warped: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def validate(network: GradICON, pairs: int, device: torch.device) -> dict[str, float]:
-    """Means over held-out pairs and both directions, crisp labels: Dice before and after, share of folded places,
-    mean inverse consistency error in samples."""
-    totals = {"dice_before": 0.0, "dice_after": 0.0, "folding": 0.0, "inverse_error": 0.0}
+    """Means over held-out pairs and both directions, before and after: Dice of crisp labels, distance of places from
+    where they belong in % of the anatomy's box; share of folded places, inverse consistency error in samples."""
+    totals = dict.fromkeys(MEASURED, 0.0)
     for n in range(pairs):
         sample = make_pair(network.shape, HELD_OUT + n, device)
         moving, fixed = sample.images.split(1)
@@ -232,6 +252,10 @@ def validate(network: GradICON, pairs: int, device: torch.device) -> dict[str, f
             warped = F.grid_sample(source.float(), grid, mode="nearest", padding_mode="border", align_corners=True)
             totals["dice_before"] += mean_dice(source, target)
             totals["dice_after"] += mean_dice(warped.long(), target)
+            places, belong = sample.places[a : a + 1], sample.places[b : b + 1]
+            inside = target > 0
+            totals["place_before"] += 50 * place_distance(places, belong, inside).item()
+            totals["place_after"] += 50 * place_distance(sample_at(places, phi), belong, inside).item()
             totals["folding"] += folded_share(phi)
             error = (sample_at(back, phi) - identity) * (torch.tensor(network.shape, device=device) - 1).view(
                 3, 1, 1, 1
@@ -309,7 +333,8 @@ def export(training: Training, folder: Path, pairs: int) -> dict[str, float]:
         size=path.stat().st_size,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         results=f"Mean Dice of {pairs} generated pairs that it was not trained on: {results['dice_before']:.3f} -> "
-        f"{results['dice_after']:.3f}, {100 * results['folding']:.3f} % of places folded.",
+        f"{results['dice_after']:.3f}, distance of a place from where it belongs {results['place_before']:.2f} -> "
+        f"{results['place_after']:.2f} % of the box, {100 * results['folding']:.3f} % of places folded.",
     )
     record = {
         "card": asdict(card),
@@ -335,8 +360,7 @@ class Log:
     """log.csv, a row now and then; rows beyond the checkpoint that a run resumes from are dropped."""
 
     COLUMNS = (
-        "step", "stages", "seconds", "rate", "loss", "dice", "consistency",
-        "dice_before", "dice_after", "folding", "inverse_error",
+        "step", "stages", "seconds", "rate", "loss", "dice", "distance", "consistency", *MEASURED,
     )  # fmt: skip
 
     def __init__(self, path: Path, step: int):
@@ -363,7 +387,10 @@ class Log:
         import matplotlib.pyplot as plt
 
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-        for axes, names in ((left, ("loss", "dice", "consistency")), (right, ("dice_before", "dice_after"))):
+        for axes, names in (
+            (left, ("loss", "dice", "distance", "consistency")),
+            (right, ("dice_before", "dice_after")),
+        ):
             for name in names:
                 points = [(int(row["step"]), float(row[name])) for row in self.rows if row.get(name) not in (None, "")]
                 if points:
