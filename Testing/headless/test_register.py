@@ -71,6 +71,17 @@ def test_different_contrasts_are_noticed():
     assert phantom.end_point_error(registration.forward.transform_points).mean() < before / 2
 
 
+@pytest.mark.parametrize(("modality", "similarity"), [("mr", "lncc2"), ("ct-mr", "mind")])
+def test_one_contrast_is_recognised_from_far(modality, similarity):
+    """20 mm beside its place an image agrees with itself no more than another contrast does; 0.69 was measured."""
+    phantom = make_phantom(3, 48, modality)
+    start = phantom.moving_pose @ np.linalg.inv(phantom.fixed_pose)
+    start[:3, 3] += np.array([20, -20, 20]) / np.sqrt(3)
+    settings = Settings(align="none", device="cpu", steps=1)
+    registration = register(phantom.fixed, phantom.moving, settings, initial=start)
+    assert registration.provenance["similarity"] == similarity
+
+
 def test_alignment_alone_is_one_linear_map(a_phantom):
     settings = dataclasses.replace(QUICK, refine="off")
     registration = register(a_phantom.fixed, a_phantom.moving, settings)

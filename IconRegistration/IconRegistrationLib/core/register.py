@@ -32,8 +32,8 @@ from .sampling import coverage, sample, sample_mask, smooth_for
 from .settings import Settings
 from .similarity import make_similarity
 
-#: `contrast_agreement` from which on two images count as one contrast. Measured: 0.97 and more for equal
-#: contrasts, 0.53 for CT-MR, 0.62 for T1-T2, 0.91 for T1-FLAIR (docs/refinement.md).
+#: `contrast_agreement` from which on two images count as one contrast. Measured after the coarsest level: 0.95 and more
+#: for one, 0.87 for T1-FLAIR, 0.43 and less for CT-MR and T1-T2 (docs/refinement.md).
 SAME_CONTRAST = 0.94
 #: Steps of fine-tuning a network where the settings name none: those of unigradicon-register.
 NETWORK_STEPS = 50
@@ -177,8 +177,16 @@ def register(
 
 
 def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> str:
-    """ "lncc2" where the images, brought together by the maps, have one contrast; "mind" where they have two."""
-    return "lncc2" if contrast_agreement(pair, phi_AB, phi_BA) > SAME_CONTRAST else "mind"
+    """ "lncc2" where the images, brought together by the maps, have one contrast; "mind" where they have two.
+
+    Images that the maps leave far apart agree less than their contrasts do: they are asked again after the coarsest
+    level of a refinement with MIND-SSC, which suits both.
+    """
+    agreement = contrast_agreement(pair, phi_AB, phi_BA)
+    if agreement <= SAME_CONTRAST:
+        coarsest = FieldRefinement(similarity="mind", levels=FieldRefinement.levels[:1])
+        agreement = contrast_agreement(pair, *refine(pair, phi_AB, phi_BA, options=coarsest))
+    return "lncc2" if agreement > SAME_CONTRAST else "mind"
 
 
 @dataclass(frozen=True)
