@@ -19,6 +19,8 @@ import torch
 from evaluate import GENERATED, ROOT, add_options, evaluate, table_row
 from train import Training, export, write_record
 
+#: What of a row the card tells.
+MEASURES = "Dice", "TRE mm", "error mm"
 MODELS = ROOT / "IconRegistration" / "Resources" / "Models"
 
 
@@ -49,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _summary(measured: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows of pairs that were there; those of generated ones as one row per way, with the mean Dice."""
-    done = [cells for cells in measured if "CPU s" in cells]
+    """The rows that have a number; those of generated pairs as one row per way, with the mean Dice."""
+    done = [cells for cells in measured if any(cells.get(column) for column in MEASURES)]
     generated = [cells for cells in done if cells["pair"] in GENERATED]
     result = [cells for cells in done if cells["pair"] not in GENERATED]
     for way in dict.fromkeys(cells["way"] for cells in generated):
@@ -62,7 +64,7 @@ def _summary(measured: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _sentence(cells: dict[str, str]) -> str:
     """'phantom ct 11, network, field: Dice 0.700 -> 0.800.'"""
-    numbers = (f"{column} {cells[column]}" for column in ("Dice", "TRE mm", "error mm") if cells.get(column))
+    numbers = (f"{column} {cells[column]}" for column in MEASURES if cells.get(column))
     return f"{cells['pair']}, {cells['way']}: {', '.join(numbers)}."
 
 
