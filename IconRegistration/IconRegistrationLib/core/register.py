@@ -184,7 +184,8 @@ def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) ->
     """
     agreement = contrast_agreement(pair, phi_AB, phi_BA)
     if agreement <= SAME_CONTRAST:
-        coarsest = FieldRefinement(similarity="mind", levels=FieldRefinement.levels[:1])
+        options = FieldRefinement(similarity="mind")
+        coarsest = dataclasses.replace(options, levels=options.levels[:1])
         agreement = contrast_agreement(pair, *refine(pair, phi_AB, phi_BA, options=coarsest))
     return "lncc2" if agreement > SAME_CONTRAST else "mind"
 
