@@ -19,8 +19,8 @@ import torch
 from evaluate import GENERATED, ROOT, add_options, evaluate, table_row
 from train import Training, export, write_record
 
-#: What of a row the card tells.
-MEASURES = "Dice", "TRE mm", "error mm"
+#: What of a row the card tells, and whether more (1) or less (-1) of it is better.
+MEASURES = {"Dice": 1, "TRE mm": -1, "error mm": -1}
 MODELS = ROOT / "IconRegistration" / "Resources" / "Models"
 
 
@@ -72,7 +72,7 @@ def _verdict(measured: list[dict[str, str]]) -> str:
     """Where it is worth its time: pairs on which any number is better by 1 % than that of the model none."""
     ends = {}
     for cells in measured:
-        for column, sign in (("Dice", 1), ("TRE mm", -1), ("error mm", -1)):
+        for column, sign in MEASURES.items():
             if cells.get(column) and cells["way"].endswith("field"):
                 ends.setdefault((cells["pair"], column, sign), []).append(float(cells[column].split()[-1]))
     better = {pair for (pair, _, sign), (none, network) in ends.items() if sign * (network - none) > 0.01 * none}
