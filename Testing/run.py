@@ -1,7 +1,13 @@
-"""The README's two commands: `python Testing/run.py demo` and `python Testing/run.py test`.
+"""Run one of the project's commands: `python Testing/run.py VERB`.
 
-Each makes its own virtual environment beside the checkout's files, installs the versions that CI tests
-(Testing/constraints.txt) and runs. Needs Python 3.10 or later and the package registry, nothing else.
+    demo            register a phantom; the results are in demo/
+    test            check the style, then run all tests
+    test --fast     the same, without the tests marked slow or nightly
+    docs            build the documentation's site in build/docs
+
+Further arguments of `demo` go to the command, those of `test` to pytest, those of `docs` to Sphinx. Each verb makes
+its own virtual environment in the checkout, installs the versions that CI tests (Testing/constraints.txt) and runs. It
+needs Python 3.10 or later and the package registry, nothing else.
 """
 
 import os
@@ -15,7 +21,7 @@ CONSTRAINTS = ROOT / "Testing" / "constraints.txt"
 
 
 def environment(name, *requirements, without_dependencies=()):
-    """The interpreter of a virtual environment that holds this project and `requirements`."""
+    """Return the interpreter of a virtual environment that holds this project and `requirements`."""
     folder = ROOT / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
@@ -28,6 +34,7 @@ def environment(name, *requirements, without_dependencies=()):
 
 
 def main(arguments):
+    """Run the verb that `arguments` begin with; return its exit code."""
     verb, *rest = arguments or ["help"]
     if verb == "demo":
         python = environment(".venv", ".[scene]")
@@ -42,7 +49,15 @@ def main(arguments):
         )
         for check in (["ruff", "check", "."], ["ruff", "format", "--check", "."]):
             subprocess.check_call([python, "-m", *check], cwd=ROOT)
+        if "--fast" in rest:
+            rest.remove("--fast")
+            rest = ["-m", "not slow and not nightly", *rest]
         return subprocess.call([python, "-m", "pytest", *rest], cwd=ROOT)
+    if verb == "docs":
+        # sphinx imports every module of the library, scenes and cohorts too
+        python = environment(".venv-docs", "--editable", ".[scene,cohort,docs]")
+        sphinx = [python, "-m", "sphinx", "-W", "--keep-going", "-b", "html"]
+        return subprocess.call([*sphinx, *rest, "docs", "build/docs"], cwd=ROOT)
     print(__doc__)
     return 2
 
