@@ -23,7 +23,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .. import __version__
 from ..core import catalog
 from ..core.errors import DeviceMemoryError, InputError
 from ..core.files import SERIES_SEPARATOR, sha256_of
@@ -34,6 +33,9 @@ from .table import whole
 
 #: The row of a finished pair, among its results.
 ROW = "row.json"
+#: Part of every key: the version that first gave today's results. Cohorts of any version with the same go on;
+#: raise it only when finished pairs have to be registered again.
+_RESULTS_SINCE = "0.1.0"
 _BLOCK = 1 << 22
 #: Headers whose voxels lie in other files, which the header names line by line.
 _NAMING_HEADERS = (".mhd", ".nhdr")
@@ -167,12 +169,12 @@ def read_row(path: Path) -> dict | None:
 
 
 def key_of(job: Job, files: dict) -> str:
-    """Hash of what decides about the results: contents, settings, weights, wanted files, version of the code."""
+    """Hash of what decides about the results: contents, settings, weights, wanted files, version of the results."""
     pair = job.entry.pair
     settings = asdict(pair.settings)
     del settings["weights_dir"]  # where they lie; what they are counts
     contents = {role: file["sha256"] or [file["size"], file["mtime_ns"]] for role, file in files.items()}
-    parts = [__version__, contents, settings, pair.guide, job.weights, asdict(job.outputs)]
+    parts = [_RESULTS_SINCE, contents, settings, pair.guide, job.weights, asdict(job.outputs)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
