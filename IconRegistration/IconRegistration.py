@@ -1,7 +1,7 @@
 """The Slicer module. It only wires: what it wires lives in IconRegistrationLib.
 
-torch and itk are imported nowhere here: the worker process has them (IconRegistrationLib/worker.py), and the console's
-`IconRegistrationLogic.register` imports them when it is called.
+torch and itk are imported nowhere here: the worker process has them (IconRegistrationLib/worker/serve.py),
+and the console's `IconRegistrationLogic.register` imports them when it is called.
 """
 
 import logging
@@ -24,15 +24,15 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from IconRegistrationLib.batch.progress import duration
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.preflight import Preflight, apply_state, updated_speed
+from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.mrml.registration import REPORT_ATTRIBUTE, Outputs, Request, outputs_of, request_of
 from IconRegistrationLib.ui import choices, dependencies, presets
-from IconRegistrationLib.ui.checking import EVENTS, Checker
+from IconRegistrationLib.ui.checking import EVENTS, Checker, apply_state
 from IconRegistrationLib.ui.controls import fill_ticks, segment_names, ticks
 from IconRegistrationLib.ui.reviewing import Review, trust_card, view_of
 from IconRegistrationLib.ui.session import Session
+from IconRegistrationLib.workflow.pace import duration
+from IconRegistrationLib.workflow.preflight import Preflight, updated_speed
 
 #: Keys of what belongs to the computer and not to the scene, in Slicer's user settings.
 PYTHON_KEY, FOLDER_KEY, SPEED_KEY = (f"IconRegistration/{name}" for name in ("python", "workingFolder", "speed"))
@@ -715,7 +715,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._showStatus(_("Saved: {path}").format(path=path), "green")
 
     def onExportTable(self):
-        from IconRegistrationLib.mrml.review import report_table
+        from IconRegistrationLib.mrml.review.trust import report_table
         from IconRegistrationLib.mrml.scene import place_beside
 
         with self._reporting():
@@ -762,7 +762,7 @@ class IconRegistrationTest(ScriptedLoadableModuleTest):
         self.test_phantom()
 
     def test_phantom(self):
-        from IconRegistrationLib.core.settings import Settings
+        from IconRegistrationLib.registration.settings import Settings
         from IconRegistrationLib.ui.samples import add_phantom
 
         fixed, moving, fixedOrgans, movingOrgans, fixedPoints, movingPoints = add_phantom(slicer.mrmlScene, size=64)

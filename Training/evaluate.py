@@ -27,12 +27,12 @@ import torch  # noqa: E402
 from generator import make_pair  # noqa: E402
 from train import HELD_OUT  # noqa: E402
 
-from IconRegistrationLib.core.geometry import Grid, Image, Segment, Segmentation  # noqa: E402
-from IconRegistrationLib.core.phantom import make_phantom  # noqa: E402
-from IconRegistrationLib.core.pipeline import compute  # noqa: E402
-from IconRegistrationLib.core.report import Change  # noqa: E402
-from IconRegistrationLib.core.results import Inputs  # noqa: E402
-from IconRegistrationLib.core.settings import Settings  # noqa: E402
+from IconRegistrationLib.demo.phantom import make_phantom  # noqa: E402
+from IconRegistrationLib.quality.values import Change  # noqa: E402
+from IconRegistrationLib.registration.settings import Settings  # noqa: E402
+from IconRegistrationLib.spatial.geometry import Grid, Image, Segment, Segmentation  # noqa: E402
+from IconRegistrationLib.workflow.pipeline import compute  # noqa: E402
+from IconRegistrationLib.workflow.results import Inputs  # noqa: E402
 
 PHANTOMS = {f"phantom {modality} {seed}": (modality, seed) for modality in ("ct", "mr") for seed in (11, 12)}
 #: Pairs as the network learned from, which no training step reaches: of the kind that it should know best.

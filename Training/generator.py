@@ -29,7 +29,7 @@ ANATOMIES = {"shapes": 0.4, "head": 0.2, "trunk": 0.25, "limb": 0.15}
 
 @dataclass(frozen=True)
 class Sample:
-    """images: float32 [2, 1, D, H, W] in [0, 1] as `core.intensity.normalise` gives them, moving first.
+    """images: float32 [2, 1, D, H, W] in [0, 1] as `registration.intensity.normalise` gives them, moving first.
 
     labels: int64 [2, 1, D, H, W]; one number is one structure on both sides, 0 is what lies around.
     places: float32 [2, 3, D, H, W], where in the anatomy, whose box is 2 wide, each sample is.
@@ -329,7 +329,7 @@ def _contrast(tissues: list[int], ct: bool, draw: Draw) -> torch.Tensor:
 
 
 def _acquire(image: torch.Tensor, ct: bool, draw: Draw) -> torch.Tensor:
-    """Shading, resolution, noise and field of view of a scanner, then `core.intensity.normalise`; [D, H, W]."""
+    """Shading, resolution, noise and field of view of a scanner, then `registration.intensity.normalise`; [D, H, W]."""
     shape = image.shape
     image = image[None, None]
     if not ct:

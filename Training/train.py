@@ -38,9 +38,12 @@ import torch
 import torch.nn.functional as F
 from generator import make_pair
 
-from IconRegistrationLib.core.catalog import ModelCard, read_card, read_network
-from IconRegistrationLib.core.finetune import gradient_inverse_consistency
-from IconRegistrationLib.core.network import STAGES, GradICON, choose_device, compose, identity_points, sample_at
+from IconRegistrationLib.networks.cards import ModelCard, read_card
+from IconRegistrationLib.networks.catalog import read_network
+from IconRegistrationLib.networks.devices import choose_device
+from IconRegistrationLib.networks.inference import predict_maps
+from IconRegistrationLib.networks.unet import STAGES, GradICON, compose, identity_points, sample_at
+from IconRegistrationLib.registration.finetune import gradient_inverse_consistency
 
 #: 2.73 million parameters in the four U-Nets, 5.5 MB as float16.
 DOWN_CHANNELS = (2, 16, 24, 32, 48, 64)
@@ -244,7 +247,7 @@ def validate(network: GradICON, pairs: int, device: torch.device) -> dict[str, f
     for n in range(pairs):
         sample = make_pair(network.shape, HELD_OUT + n, device)
         moving, fixed = sample.images.split(1)
-        maps = network.maps(moving, fixed)
+        maps = predict_maps(network, moving, fixed)
         identity = identity_points(network.shape, device)
         for (a, b), phi, back in zip(((0, 1), (1, 0)), maps, reversed(maps), strict=True):
             source, target = sample.labels[a : a + 1], sample.labels[b : b + 1]

@@ -25,7 +25,7 @@ def add_phantom():
 def register(*nodes, **more):
     """A quick registration of `add_phantom`'s nodes, as from the Python console."""
     from IconRegistration import IconRegistrationLogic
-    from IconRegistrationLib.core.settings import Settings
+    from IconRegistrationLib.registration.settings import Settings
 
     names = ("fixed_segmentation", "moving_segmentation", "fixed_landmarks", "moving_landmarks")
     options = dict(zip(names, nodes[2:], strict=True))
@@ -93,7 +93,7 @@ class ConsoleTest(unittest.TestCase):
         )
 
     def test_wrong_input_is_said_in_a_sentence_and_changes_nothing(self):
-        from IconRegistrationLib.core.errors import InputError
+        from IconRegistrationLib.errors import InputError
 
         nodes = add_phantom()
         slicer.util.arrayFromVolume(nodes[1])[:] = 7

@@ -21,9 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from IconRegistrationLib.core.catalog import CARDS
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.geometry import Grid, Image
+from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.geometry import Grid, Image
 
 
 @dataclass
@@ -92,8 +92,8 @@ def ours(**settings) -> Callable[[Image, Image, Run], DisplacementField]:
         with run.loads():
             import torch
 
-            from IconRegistrationLib.core.register import register
-            from IconRegistrationLib.core.settings import Settings
+            from IconRegistrationLib.registration.register import register
+            from IconRegistrationLib.registration.settings import Settings
 
             _load_alignment()
         torch.set_num_threads(run.threads)
@@ -106,8 +106,8 @@ def ours(**settings) -> Callable[[Image, Image, Run], DisplacementField]:
 
 def _load_alignment() -> None:
     """What torch sets up at first use is not the alignment's time."""
-    from IconRegistrationLib.core.align import align
-    from IconRegistrationLib.core.phantom import make_phantom
+    from IconRegistrationLib.demo.phantom import make_phantom
+    from IconRegistrationLib.registration.align import align
 
     tiny = make_phantom(0, 16)
     align(tiny.fixed, tiny.moving, "affine")
@@ -164,7 +164,7 @@ def ants(kind: str, aligned: bool = False) -> Callable[[Image, Image, Run], Disp
         with run.loads():
             import ants
 
-            from IconRegistrationLib.core.align import align
+            from IconRegistrationLib.registration.align import align
 
             if aligned:
                 _load_alignment()
@@ -215,7 +215,7 @@ def greedy(aligned: bool) -> Callable[[Image, Image, Run], DisplacementField]:
             import SimpleITK
             from picsl_greedy import Greedy3D
 
-            from IconRegistrationLib.core.align import align
+            from IconRegistrationLib.registration.align import align
 
             if aligned:
                 _load_alignment()
@@ -267,8 +267,8 @@ def convexadam(aligned: bool) -> Callable[[Image, Image, Run], DisplacementField
             import torch
             from convexAdam.convex_adam_MIND import convex_adam_pt
 
-            from IconRegistrationLib.core.align import align
-            from IconRegistrationLib.core.sampling import sample
+            from IconRegistrationLib.registration.align import align
+            from IconRegistrationLib.spatial.sampling import sample
 
             if aligned:
                 _load_alignment()
@@ -302,7 +302,7 @@ def fireants(aligned: bool) -> Callable[[Image, Image, Run], DisplacementField]:
             from fireants.registration.affine import AffineRegistration
             from fireants.registration.greedy import GreedyRegistration
 
-            from IconRegistrationLib.core.align import align
+            from IconRegistrationLib.registration.align import align
 
             if aligned:
                 _load_alignment()

@@ -58,7 +58,7 @@ def real_pairs(folder: Path, count: int, size: int, workers: int) -> str:
 def write_phantoms(folder: Path, count: int, size: int) -> Path:
     """A manifest of `count` rows, over four phantoms with segmentations and landmarks."""
     from IconRegistrationLib.batch.outputs import write_inputs
-    from IconRegistrationLib.core.phantom import make_phantom
+    from IconRegistrationLib.demo.phantom import make_phantom
 
     manifest = folder / "pairs.csv"
     if manifest.exists():
@@ -109,10 +109,10 @@ def drive(manifest: Path, out: Path) -> None:
     """The driver of the simulation, in a process of its own."""
     import cohort  # this file, as the workers import it
 
-    from IconRegistrationLib.batch.cohort import run_cohort
-    from IconRegistrationLib.batch.manifest import read_manifest
+    from IconRegistrationLib.batch.cohort.driver import run_cohort
+    from IconRegistrationLib.batch.cohort.manifest import read_manifest
     from IconRegistrationLib.batch.pair import Outputs
-    from IconRegistrationLib.core.settings import Settings
+    from IconRegistrationLib.registration.settings import Settings
 
     entries = read_manifest(manifest, Settings(device="cpu"))
     run_cohort(entries, out, Outputs(scene=False, pictures=False), workers=2, register=cohort.nap)
@@ -150,9 +150,9 @@ def done_in(out: Path) -> int:
 
 def simulation(folder: Path, count: int) -> list[str]:
     """Lines of the second table, and what the kill cost."""
-    from IconRegistrationLib.core.phantom import make_phantom
-    from IconRegistrationLib.core.pipeline import compute
-    from IconRegistrationLib.core.settings import Settings
+    from IconRegistrationLib.demo.phantom import make_phantom
+    from IconRegistrationLib.registration.settings import Settings
+    from IconRegistrationLib.workflow.pipeline import compute
 
     report = compute(make_phantom(size=32).inputs, Settings(steps=2, spacing=16.0, device="cpu")).report.to_dict()
     manifest, out = write_simulation(folder / "simulated", count, report), folder / "simulation"

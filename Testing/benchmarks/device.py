@@ -21,10 +21,12 @@ import torch
 from separate import alternately
 from steps import Steps, network_run
 
-from IconRegistrationLib.core.errors import Cancelled
-from IconRegistrationLib.core.geometry import Grid
-from IconRegistrationLib.core.network import GradICON, InferenceNetwork
-from IconRegistrationLib.core.refine import FieldRefinement, Pair, linear_maps, refine
+from IconRegistrationLib.errors import Cancelled
+from IconRegistrationLib.networks.inference import InferenceNetwork
+from IconRegistrationLib.networks.unet import GradICON
+from IconRegistrationLib.registration.objective import FieldRefinement, Pair
+from IconRegistrationLib.registration.refine import linear_maps, refine
+from IconRegistrationLib.spatial.geometry import Grid
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "headless"))
 from stand_in import Device, Elsewhere, set_up

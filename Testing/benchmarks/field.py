@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import torch
 
-from IconRegistrationLib.core.field import (
+from IconRegistrationLib.spatial.field import (
     DisplacementField,
     compose,
     flatten,
@@ -29,8 +29,8 @@ from IconRegistrationLib.core.field import (
     warp_image,
     warp_labels,
 )
-from IconRegistrationLib.core.geometry import Grid, Image
-from IconRegistrationLib.core.sampling import sample, smooth_for
+from IconRegistrationLib.spatial.geometry import Grid, Image
+from IconRegistrationLib.spatial.sampling import sample, smooth_for
 
 
 def peak_memory(function):

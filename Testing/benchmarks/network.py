@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from separate import PeakMemory, alternately
 
-from IconRegistrationLib.core.network import identity_points
+from IconRegistrationLib.networks.unet import identity_points
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "headless"))
 from test_network import published_maps, published_network, smooth_pair, voxels_apart
@@ -33,7 +33,7 @@ def measure(variant: str, folder: Path, size: int) -> dict:
     moving, fixed = smooth_pair(shape)
     weights = torch.load(folder / "weights.trch", weights_only=True)
     if variant == "ours":
-        from IconRegistrationLib.core.network import GradICON
+        from IconRegistrationLib.networks.unet import GradICON
 
         network = GradICON(shape).eval()
         network.load_state_dict(weights)

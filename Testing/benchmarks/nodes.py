@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from separate import PeakMemory, alternately
 
-from IconRegistrationLib.core import catalog
-from IconRegistrationLib.core.geometry import Grid, Image
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.spatial.geometry import Grid, Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "headless"))
 from test_network import published_network, smooth_pair
@@ -73,10 +73,11 @@ def measure(variant: str, folder: Path, size: int, reference: tuple[int, int, in
 
 
 def our_run(variant: str, folder: Path, size: int, moving: Image, fixed: Image):
-    from IconRegistrationLib.core import pipeline, register
-    from IconRegistrationLib.core.settings import Settings
     from IconRegistrationLib.mrml import embedded, transforms, volumes
     from IconRegistrationLib.mrml.registration import register_nodes
+    from IconRegistrationLib.registration import register
+    from IconRegistrationLib.registration.settings import Settings
+    from IconRegistrationLib.workflow import pipeline
 
     catalog.CARDS["unigradicon"] = replace(catalog.CARDS["unigradicon"], input_shape=(size,) * 3)
     loaded = catalog.load_model(folder / "weights.trch")
@@ -116,7 +117,7 @@ def library_run(folder: Path, size: int, moving: Image, fixed: Image):
     import unigradicon
     from adapters import itk_image
 
-    from IconRegistrationLib.core.displacement import DisplacementField
+    from IconRegistrationLib.spatial.displacement import DisplacementField
 
     network = unigradicon.make_network([1, 1, size, size, size], include_last_step=True).eval()
     network.regis_net.load_state_dict(torch.load(folder / "weights.trch", weights_only=True))
@@ -136,7 +137,7 @@ def network_flops(size: int) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    from IconRegistrationLib.core.network import GradICON
+    from IconRegistrationLib.networks.unet import GradICON
 
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:  # fake tensors: counted, not computed
         network = GradICON((size,) * 3).eval()

@@ -63,8 +63,10 @@ COLUMNS = (
 
 def load(name: str, data: Path):
     """The Inputs of a pair: images, and what it is measured by."""
-    from IconRegistrationLib.core.files import read_image, read_landmarks, read_segmentation
-    from IconRegistrationLib.core.results import Inputs
+    from IconRegistrationLib.io.images import read_image
+    from IconRegistrationLib.io.landmarks import read_landmarks
+    from IconRegistrationLib.io.segmentations import read_segmentation
+    from IconRegistrationLib.workflow.results import Inputs
 
     pair = PAIRS[name]
     segmentations = [read_segmentation(data / path) for path in pair.get("segmentations", ())] or [None, None]
@@ -82,17 +84,17 @@ def within_view(segmentation, other):
     """
     import dataclasses
 
-    from IconRegistrationLib.core.sampling import coverage
+    from IconRegistrationLib.spatial.sampling import coverage
 
     seen = coverage(other, segmentation.grid)
     return dataclasses.replace(segmentation, layers=[layer * seen for layer in segmentation.layers])
 
 
 def measure(name: str, data: Path, changes: dict, refinement: dict) -> dict:
-    """One pair in this process; `refinement` replaces defaults of core.refine.FieldRefinement."""
-    from IconRegistrationLib.core import register as room
-    from IconRegistrationLib.core.pipeline import compute
-    from IconRegistrationLib.core.settings import Settings
+    """One pair in this process; `refinement` replaces defaults of registration.refine.FieldRefinement."""
+    from IconRegistrationLib.registration import register as room
+    from IconRegistrationLib.registration.settings import Settings
+    from IconRegistrationLib.workflow.pipeline import compute
 
     room.FieldRefinement = partial(room.FieldRefinement, **refinement)
     inputs = load(name, data)
@@ -119,7 +121,7 @@ def measure(name: str, data: Path, changes: dict, refinement: dict) -> dict:
 
 def reference_error(name: str, data: Path, fixed, forward):
     """Change of the mean distance in mm from the pair's published transform: headers alone, then `forward`."""
-    from IconRegistrationLib.core.report import Change
+    from IconRegistrationLib.quality.values import Change
 
     points, there = reference_points(data / MS, PAIRS[name]["reference"], fixed)
     return Change(abs_mean(points - there), abs_mean(forward.transform_points(points) - there))
@@ -131,10 +133,10 @@ def unseen_correlation(name: str, data: Path, fixed, forward):
     import numpy as np
     import torch
 
-    from IconRegistrationLib.core.files import read_image
-    from IconRegistrationLib.core.geometry import apply_affine
-    from IconRegistrationLib.core.report import Change
-    from IconRegistrationLib.core.sampling import as_volume, interpolate
+    from IconRegistrationLib.io.images import read_image
+    from IconRegistrationLib.quality.values import Change
+    from IconRegistrationLib.spatial.geometry import apply_affine
+    from IconRegistrationLib.spatial.sampling import as_volume, interpolate
 
     moving = PAIRS[name]["reference"]
     unseen = {"T1W": "FLAIR", "FLAIR": "T1W"}[moving]
@@ -156,9 +158,9 @@ def reference_points(folder: Path, moving: str, fixed):
     """Brain points of visit 1's T1W (mm, LPS) and their places in visit 2, by the data set's own transforms."""
     import numpy as np
 
-    from IconRegistrationLib.core.files import read_image
-    from IconRegistrationLib.core.geometry import apply_affine
-    from IconRegistrationLib.core.sampling import sample
+    from IconRegistrationLib.io.images import read_image
+    from IconRegistrationLib.spatial.geometry import apply_affine
+    from IconRegistrationLib.spatial.sampling import sample
 
     places = published(folder)
     to_common = np.linalg.inv(places[1, "T1W"])
@@ -172,7 +174,7 @@ def published(folder: Path) -> dict:
     """4x4 from the data set's common space to the image of a visit and a contrast, mm in LPS."""
     import numpy as np
 
-    from IconRegistrationLib.core.files import read_transform
+    from IconRegistrationLib.io.transforms import read_transform
 
     def matrix(name):
         transform = read_transform(folder / name)

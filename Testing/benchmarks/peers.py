@@ -61,7 +61,7 @@ def inputs_of(pair: str, options: argparse.Namespace):
     """(Inputs, the phantom or None)."""
     if pair not in PHANTOMS:
         return load(pair, options.data), None
-    from IconRegistrationLib.core.phantom import make_phantom
+    from IconRegistrationLib.demo.phantom import make_phantom
 
     modality, seed = PHANTOMS[pair]
     known = make_phantom(seed, options.phantom_size, modality)
@@ -88,8 +88,8 @@ def evaluate(pair: str, folder: Path, options: argparse.Namespace) -> dict:
     """Each measure before (headers alone) and after, and the share of voxels where the map folds."""
     import numpy as np
 
-    from IconRegistrationLib.core.displacement import DisplacementField
-    from IconRegistrationLib.core.quality import assess
+    from IconRegistrationLib.quality.assess import assess
+    from IconRegistrationLib.spatial.displacement import DisplacementField
 
     inputs, known = inputs_of(pair, options)
     field = DisplacementField(np.load(folder / "field.npy"), inputs.fixed.grid)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from separate import PeakMemory
 
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.field import warp_labels
-from IconRegistrationLib.core.geometry import Grid, Image, Segment, Segmentation
 from IconRegistrationLib.mrml import embedded, pictures, review, segmentations, transforms, volumes
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.field import warp_labels
+from IconRegistrationLib.spatial.geometry import Grid, Image, Segment, Segmentation
 
 SEGMENTS = 7
 DRAG = (0.8, 0.6, 0.4, 0.2, 1.0)

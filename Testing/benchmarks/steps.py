@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from separate import PeakMemory, alternately
 
-from IconRegistrationLib.core.errors import Cancelled
+from IconRegistrationLib.errors import Cancelled
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "headless"))
 from test_network import published_network, smooth_pair
@@ -58,8 +58,9 @@ def measure(variant: str, folder: Path, size: int, count: int) -> dict:
 
 
 def field_run(folder: Path, shape, moving, fixed):
-    from IconRegistrationLib.core.geometry import Grid
-    from IconRegistrationLib.core.refine import FieldRefinement, Pair, linear_maps, refine
+    from IconRegistrationLib.registration.objective import FieldRefinement, Pair
+    from IconRegistrationLib.registration.refine import linear_maps, refine
+    from IconRegistrationLib.spatial.geometry import Grid
 
     lattice, ones = Grid.from_parts(shape[::-1]), torch.ones_like(fixed)
     pair = Pair(fixed, moving, ones, ones, lattice, lattice, np.eye(4))
@@ -68,8 +69,8 @@ def field_run(folder: Path, shape, moving, fixed):
 
 
 def network_run(folder: Path, shape, moving, fixed):
-    from IconRegistrationLib.core.finetune import finetune
-    from IconRegistrationLib.core.network import GradICON
+    from IconRegistrationLib.networks.unet import GradICON
+    from IconRegistrationLib.registration.finetune import finetune
 
     network = GradICON(shape).eval()
     network.load_state_dict(torch.load(folder / "weights.trch", weights_only=True))

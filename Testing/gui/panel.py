@@ -17,11 +17,11 @@ from pathlib import Path
 import slicer
 from slicerharness import load_module, pick, settle
 
-from IconRegistrationLib.core import exchange
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.mrml.scene import nodes_of_class
+from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import samples
+from IconRegistrationLib.worker import exchange
 
 MODULE = Path(__file__).parents[2] / "IconRegistration" / "IconRegistration.py"
 CPU = {"name": "cpu", "title": "x86_64", "memory": 64 << 30}
@@ -81,7 +81,7 @@ class FakeWorker:
 
     @property
     def inputs(self):
-        """The core.results.Inputs that the panel sent."""
+        """The workflow.results.Inputs that the panel sent."""
         return exchange.read(self.folder / "inputs")["inputs"]
 
     @property
@@ -108,7 +108,7 @@ class FakeWorker:
             exchange.write_results(self.folder / "results", self.computed())
             answer = {"notes": list(notes)}
         elif self.request["request"] == "warp_segmentation":
-            from IconRegistrationLib.core.field import warp_segmentation
+            from IconRegistrationLib.spatial.field import warp_segmentation
 
             sent = exchange.read(self.folder / "inputs")
             warped = warp_segmentation(sent["segmentation"], sent["field"], sent["target"])
@@ -117,8 +117,8 @@ class FakeWorker:
         self.callbacks.result(answer)
 
     def computed(self):
-        """core.results.Results of the request, but only centred, and without ITK's surface distances: it is quick."""
-        from IconRegistrationLib.core.pipeline import compute
+        """`Results` of the request, but only centred, and without ITK's surface distances: it is quick."""
+        from IconRegistrationLib.workflow.pipeline import compute
 
         plain = {"model": "none", "refine": "off", "align": "mass", "device": "cpu", "precision": "auto"}
         return compute(self.inputs, replace(self.settings, **plain), **{**self.request["options"], "compare": False})

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import slicer
 
-from IconRegistrationLib.core import catalog
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import dependencies
 
 NUMPY = "1.26.4"

@@ -9,12 +9,12 @@ import slicer
 from panel import Panel, phantom, tick, ticked
 from slicerharness import pick, settle
 
-from IconRegistrationLib.core import catalog
-from IconRegistrationLib.core.geometry import flip_vectors
-from IconRegistrationLib.core.settings import Settings
 from IconRegistrationLib.mrml.volumes import node_from_image
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.spatial.geometry import flip_vectors
 from IconRegistrationLib.ui.choices import Alignment
-from IconRegistrationLib.ui.process import python_command
+from IconRegistrationLib.ui.python import python_command
 
 VOLUMES = ("fixedVolume", "movingVolume")
 SEGMENTATIONS = ("fixedSegmentation", "movingSegmentation")

@@ -13,17 +13,17 @@ from panel import Panel, phantom, tick
 from slicerharness import pick, process_until, settle
 from vtk.util.numpy_support import vtk_to_numpy
 
-from IconRegistrationLib.core.field import warp_segmentation
-from IconRegistrationLib.core.geometry import flip_vectors
-from IconRegistrationLib.core.pipeline import compute
-from IconRegistrationLib.core.results import Inputs
-from IconRegistrationLib.core.settings import Settings
 from IconRegistrationLib.mrml.registration import nodes_from_results, outputs_of
 from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene
 from IconRegistrationLib.mrml.segmentations import segmentation_from_node
 from IconRegistrationLib.mrml.transforms import field_from_node
 from IconRegistrationLib.mrml.volumes import image_from_node
+from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.spatial.field import warp_segmentation
+from IconRegistrationLib.spatial.geometry import flip_vectors
 from IconRegistrationLib.ui.reviewing import CARRIED_COLOR, STILL_COLOR
+from IconRegistrationLib.workflow.pipeline import compute
+from IconRegistrationLib.workflow.results import Inputs
 
 UPPER = ("Red", "Green", "Yellow")
 

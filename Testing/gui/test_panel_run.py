@@ -13,12 +13,12 @@ import slicer
 from panel import CPU, Panel, ids, phantom, state_of, tick
 from slicerharness import pick, process_until, settle
 
-from IconRegistrationLib.core import catalog
-from IconRegistrationLib.core.settings import Settings
 from IconRegistrationLib.mrml.registration import outputs_of, register_nodes, request_of
 from IconRegistrationLib.mrml.scene import nodes_of_class
 from IconRegistrationLib.mrml.transforms import field_from_node
 from IconRegistrationLib.mrml.volumes import image_from_node
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import dependencies
 
 VOLUMES = ("fixedVolume", "movingVolume")

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 import pytest
 import qt
 
-from IconRegistrationLib.core import catalog
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import presets
 from IconRegistrationLib.ui.presets import KEY, builtin_presets, delete_preset, save_preset, settings_differ
 

@@ -15,20 +15,14 @@ import qt
 import slicer
 from slicerharness import process_until, settle
 
-from IconRegistrationLib.core import exchange
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.results import Inputs
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.ui import process
-from IconRegistrationLib.ui.process import (
-    Callbacks,
-    LineBuffer,
-    WorkerProcess,
-    private_folder,
-    python_command,
-    worker_environment,
-)
-from IconRegistrationLib.worker import PROTOCOL
+from IconRegistrationLib.ui.process import Callbacks, LineBuffer, WorkerProcess
+from IconRegistrationLib.ui.python import private_folder, python_command, worker_environment
+from IconRegistrationLib.worker import exchange
+from IconRegistrationLib.worker.serve import PROTOCOL
+from IconRegistrationLib.workflow.results import Inputs
 
 REGISTER = {"request": "register", "folder": "/nowhere"}
 PRELUDE = f"""

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from IconRegistrationLib.core.report import Row, Verdict
 from IconRegistrationLib.mrml.registration import Outputs, Request
+from IconRegistrationLib.quality.report import Row
+from IconRegistrationLib.quality.verdicts import Verdict
 from IconRegistrationLib.ui import choices
 from IconRegistrationLib.ui.reviewing import TrustRow, View, controls, possible, trust_card, view_of
 

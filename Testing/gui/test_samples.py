@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slicer
 
-from IconRegistrationLib.core.phantom import make_phantom
+from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.mrml.markups import landmarks_from_node
 from IconRegistrationLib.mrml.segmentations import segmentation_from_node
 from IconRegistrationLib.mrml.volumes import image_from_node
@@ -126,7 +126,7 @@ def test_a_failed_click_is_shown_and_leaves_nothing(announced, scene, monkeypatc
 
 
 def test_the_phantom_needs_nothing_that_slicer_lacks():
-    code = "import sys; from IconRegistrationLib.core.phantom import make_phantom; make_phantom(size=16)"
+    code = "import sys; from IconRegistrationLib.demo.phantom import make_phantom; make_phantom(size=16)"
     code += "; print(sorted({'torch', 'itk', 'scipy'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

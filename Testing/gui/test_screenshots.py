@@ -17,13 +17,13 @@ from panel import tick
 from slicerharness import grab, pick, settle
 from vtk.util.numpy_support import vtk_to_numpy
 
-from IconRegistrationLib.core import exchange
-from IconRegistrationLib.core.pipeline import compute
-from IconRegistrationLib.core.settings import Settings
 from IconRegistrationLib.mrml import pictures
-from IconRegistrationLib.mrml.review import DISTRUST_LIMITS
+from IconRegistrationLib.mrml.review.trust import DISTRUST_LIMITS
 from IconRegistrationLib.mrml.scene import temporary_nodes
+from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui.samples import add_phantom
+from IconRegistrationLib.worker import exchange
+from IconRegistrationLib.workflow.pipeline import compute
 
 WIDTH = 500
 #: Voxels along an edge of the phantom: fine enough for pictures, coarse enough for a test.

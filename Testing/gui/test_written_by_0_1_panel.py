@@ -9,9 +9,9 @@ import slicer
 from panel import ticked
 from slicerharness import settle
 
-from IconRegistrationLib.core.settings import Settings
 from IconRegistrationLib.mrml.registration import outputs_of, request_of
 from IconRegistrationLib.mrml.scene import load_scene
+from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import choices, presets
 
 FILES = Path(__file__).parents[1] / "data" / "written_by_0_1"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from IconRegistrationLib.core.geometry import Grid
+from IconRegistrationLib.spatial.geometry import Grid
 
 
 def places(grid: Grid) -> np.ndarray:

@@ -19,10 +19,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from IconRegistrationLib.core import register as room
-from IconRegistrationLib.core.geometry import Image
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.registration import register as room
+from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.spatial.geometry import Image
 
 CASES = {
     "field": {"similarity": "lncc2", "steps": 4},

@@ -1,4 +1,4 @@
-"""core/align.py: known maps between analytic phantoms on unlike grids, and real pairs with a published reference."""
+"""Linear alignment: known maps between analytic phantoms on unlike grids, and real pairs with a published reference."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.core.align import Alignment, align, joint_histogram, normalised_mutual_information
-from IconRegistrationLib.core.errors import Cancelled, InputError
-from IconRegistrationLib.core.geometry import Grid, Image, apply_affine
+from IconRegistrationLib.errors import Cancelled, InputError
+from IconRegistrationLib.registration.align import Alignment, align, joint_histogram, normalised_mutual_information
+from IconRegistrationLib.spatial.geometry import Grid, Image, apply_affine
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -247,7 +247,8 @@ def test_mutual_information_agrees_with_a_histogram_by_numpy():
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data beside the checkout are absent")
 def test_two_visits_of_one_patient_meet_where_the_published_transforms_say():
-    from IconRegistrationLib.core.files import read_image, read_transform
+    from IconRegistrationLib.io.images import read_image
+    from IconRegistrationLib.io.transforms import read_transform
 
     folder = DATA / "1_brain_ms_longitudinal"
     found = align(read_image(folder / "study1_FLAIR.nii.gz"), read_image(folder / "study2_FLAIR.nii.gz"), "affine")

@@ -20,19 +20,20 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.batch import cluster, cohort
 from IconRegistrationLib.batch import pair as one_pair
-from IconRegistrationLib.batch.cohort import run_cohort
+from IconRegistrationLib.batch.cohort import cluster
+from IconRegistrationLib.batch.cohort import driver as cohort
+from IconRegistrationLib.batch.cohort.driver import run_cohort
+from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.manifest import Entry
-from IconRegistrationLib.batch.outputs import FolderError
+from IconRegistrationLib.batch.folder import FolderError
 from IconRegistrationLib.batch.pair import Outputs, Pair
-from IconRegistrationLib.core import files
-from IconRegistrationLib.core.catalog import CARDS
-from IconRegistrationLib.core.files import write_image
-from IconRegistrationLib.core.network import GradICON
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.io import images as image_files
+from IconRegistrationLib.io.images import write_image
+from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.unet import GradICON
+from IconRegistrationLib.registration.settings import Settings
 
 pytest.importorskip("distributed", reason="needs Dask")
 pytest.importorskip("cryptography", reason="needs cryptography")
@@ -77,10 +78,14 @@ def struck(pair, folder, outputs, progress, load):
 
         return call
 
-    amid_of = {"reading": "read_image", "writing": "write_image"}  # written last: the transforms are there
+    amid_of = {
+        "reading": (image_files, "read_image"),
+        "writing": (image_files, "write_image"),
+    }  # last: transforms are there
     if at not in amid_of:
         return one_pair.register_pair(pair, folder, outputs, stage_began, load)
-    with mock.patch.object(files, amid_of[at], amid(getattr(files, amid_of[at]))):
+    module, name = amid_of[at]
+    with mock.patch.object(module, name, amid(getattr(module, name))):
         return one_pair.register_pair(pair, folder, outputs, progress, load)
 
 

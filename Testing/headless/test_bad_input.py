@@ -34,8 +34,8 @@ def write_points(path, names):
 
 def write_named(path, name):
     """A .seg.nrrd of one segment."""
-    from IconRegistrationLib.core.files import write_segmentation
-    from IconRegistrationLib.core.geometry import Grid, Segment, Segmentation
+    from IconRegistrationLib.io.segmentations import write_segmentation
+    from IconRegistrationLib.spatial.geometry import Grid, Segment, Segmentation
 
     labels = np.zeros((SIZE,) * 3, np.uint8)
     labels[3:8, 3:8, 3:8] = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core.geometry import Grid, Image, apply_affine
+from IconRegistrationLib.spatial.geometry import Grid, Image, apply_affine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from adapters import TOOLS, Run, limit_threads

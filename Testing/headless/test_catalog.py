@@ -10,15 +10,21 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from IconRegistrationLib.core import catalog
-from IconRegistrationLib.core.catalog import CARDS, cache_folder, download, fetch_weights, find_card, load_model
-from IconRegistrationLib.core.errors import Cancelled, InputError
-from IconRegistrationLib.core.network import GradICON
+from IconRegistrationLib.errors import Cancelled, InputError
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.networks import download as downloads
+from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.catalog import cache_folder, fetch_weights, find_card, load_model
+from IconRegistrationLib.networks.unet import GradICON
+
+#: As the catalogue downloads: what came must be a network of the card.
+download = partial(downloads.download, check=catalog.read_network)
 
 SMALL = {"down_channels": (2, 4, 8), "up_channels": (4, 8), "input_shape": (16, 16, 16)}
 
@@ -130,7 +136,7 @@ def test_cards_say_what_a_user_must_know():
 
 
 def test_the_module_loads_without_torch():
-    code = "import sys; import IconRegistrationLib.core.catalog; assert not {'torch', 'itk'} & set(sys.modules)"
+    code = "import sys; import IconRegistrationLib.networks.catalog; assert not {'torch', 'itk'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

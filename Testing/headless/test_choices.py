@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.settings import ALIGNMENTS, SIMILARITIES, Settings
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.registration.settings import ALIGNMENTS, SIMILARITIES, Settings
 from IconRegistrationLib.ui import choices, presets
 
 

@@ -17,15 +17,18 @@ import itk
 import numpy as np
 import pytest
 
-from IconRegistrationLib.batch import cluster, cohort, job, outputs
-from IconRegistrationLib.batch.cohort import run_cohort
+from IconRegistrationLib.batch import outputs
+from IconRegistrationLib.batch.cohort import cluster, job
+from IconRegistrationLib.batch.cohort import driver as cohort
+from IconRegistrationLib.batch.cohort.driver import run_cohort
+from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.manifest import Entry
+from IconRegistrationLib.batch.folder import FolderError, output_folder
 from IconRegistrationLib.batch.pair import Pair
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.files import read_image, write_image
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.io.images import read_image, write_image
+from IconRegistrationLib.registration.settings import Settings
 
 pytest.importorskip("distributed", reason="needs Dask")
 pytest.importorskip("cryptography", reason="needs cryptography")
@@ -470,7 +473,7 @@ def test_a_folder_that_is_removed_stops_the_cohort_with_a_sentence(a_study, monk
         shutil.rmtree(study.out)
 
     monkeypatch.setattr(cohort._Driver, "_settle", settle_and_remove)
-    with pytest.raises(outputs.FolderError, match="is not there any more"):
+    with pytest.raises(FolderError, match="is not there any more"):
         study.run()
     monkeypatch.undo()
     assert study.run().done == 3
@@ -483,7 +486,7 @@ def test_a_full_disk_stops_the_cohort_and_blames_no_pair(a_study, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=180k", "none", study.out], capture_output=True).returncode:
         pytest.skip("this container may not mount")
     try:
-        with pytest.raises(outputs.FolderError, match="There is no room left"):
+        with pytest.raises(FolderError, match="There is no room left"):
             study.run()
         assert [path.parent.name for path in study.out.glob("pairs/*/row.json")] == ["a"]
         assert not list((study.out / "failed").iterdir())
@@ -590,7 +593,7 @@ def test_a_nifti_that_was_cut_short_is_noticed(tmp_path, monkeypatch):
     image, whole = make_phantom(size=28).fixed, itk.imwrite
 
     def write():
-        with outputs.output_folder(tmp_path / "out") as partial:
+        with output_folder(tmp_path / "out") as partial:
             write_image(image, partial / "warped.nii.gz")
 
     def cut(picture, path, **options):

@@ -17,20 +17,20 @@ from urllib.parse import unquote
 
 import pytest
 
-from IconRegistrationLib.batch import page, table
-from IconRegistrationLib.batch.page import write_page
-from IconRegistrationLib.batch.table import write_table
-from IconRegistrationLib.core.report import (
+from IconRegistrationLib.batch.cohort import page, table
+from IconRegistrationLib.batch.cohort.page import write_page
+from IconRegistrationLib.batch.cohort.table import write_table
+from IconRegistrationLib.quality.report import Report
+from IconRegistrationLib.quality.values import (
     Change,
     Deformation,
     Folding,
     LandmarkQuality,
-    Report,
     SegmentQuality,
     Similarity,
     Spread,
-    Verdict,
 )
+from IconRegistrationLib.quality.verdicts import Verdict
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
 

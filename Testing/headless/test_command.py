@@ -17,9 +17,14 @@ import pytest
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch import pair as one_pair
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.core import files, pipeline
-from IconRegistrationLib.core.errors import Cancelled, DeviceMemoryError
-from IconRegistrationLib.core.phantom import make_phantom
+from IconRegistrationLib.batch.folder import output_folder
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import Cancelled, DeviceMemoryError
+from IconRegistrationLib.io.images import read_image
+from IconRegistrationLib.io.landmarks import read_landmarks
+from IconRegistrationLib.io.segmentations import read_segmentation
+from IconRegistrationLib.io.transforms import read_transform
+from IconRegistrationLib.workflow import pipeline
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,7 +116,7 @@ def test_the_report_says_what_was_done(a_run):
 
 
 def test_the_transform_brings_fixed_points_closer_to_the_truth(a_run, a_phantom):
-    field = files.read_transform(a_run[0] / "transform.nii.gz")
+    field = read_transform(a_run[0] / "transform.nii.gz")
     found = a_phantom.end_point_error(lambda points: transformed(field, points), step=4)
     assert found.mean() < 0.35 * a_phantom.end_point_error(lambda points: points, step=4).mean()
 
@@ -122,7 +127,7 @@ def transformed(transform, points):
 
 @pytest.mark.parametrize("name", ["transform", "inverse"])
 def test_both_files_of_a_transform_hold_the_same(a_run, a_phantom, name):
-    image_file, itk_file = (files.read_transform(a_run[0] / f"{name}.{suffix}") for suffix in ("nii.gz", "h5"))
+    image_file, itk_file = (read_transform(a_run[0] / f"{name}.{suffix}") for suffix in ("nii.gz", "h5"))
     points = a_phantom.fixed_landmarks.points
     assert np.abs(transformed(image_file, points) - transformed(itk_file, points)).max() < 1e-3
     assert np.abs(transformed(image_file, points) - points).max() > 5
@@ -146,7 +151,7 @@ def test_the_warped_image_is_what_itk_makes_of_the_transform(a_run, inputs):
 
 
 def test_the_finer_warp_has_the_moving_resolution_in_the_fixed_box(a_run, a_phantom):
-    fine = files.read_image(a_run[0] / "warped_fine.nii.gz").grid
+    fine = read_image(a_run[0] / "warped_fine.nii.gz").grid
     assert fine.extent == pytest.approx(a_phantom.fixed.grid.extent, abs=1e-3)
     assert np.abs(fine.centre - a_phantom.fixed.grid.centre).max() < 1e-3
     assert (fine.spacing <= a_phantom.fixed.grid.spacing + 1e-6).any()
@@ -154,14 +159,14 @@ def test_the_finer_warp_has_the_moving_resolution_in_the_fixed_box(a_run, a_phan
 
 
 def test_structures_and_landmarks_meet_their_counterparts(a_run, a_phantom):
-    warped = files.read_segmentation(a_run[0] / "warped_segmentation.seg.nrrd")
+    warped = read_segmentation(a_run[0] / "warped_segmentation.seg.nrrd")
     fixed, moving = a_phantom.fixed_segmentation, a_phantom.moving_segmentation
     assert [s.name for s in warped.segments] == [s.name for s in moving.segments]
     assert warped.by_name()["liver"].tags == moving.by_name()["liver"].tags
     for name in ("liver", "right lung", "thorax"):
         a, b = (s.mask(s.by_name()[name]) for s in (warped, fixed))
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.85
-    carried = files.read_landmarks(a_run[0] / "warped_landmarks.mrk.json")
+    carried = read_landmarks(a_run[0] / "warped_landmarks.mrk.json")
     assert carried.labels == a_phantom.fixed_landmarks.labels
     error = np.linalg.norm(carried.points - a_phantom.fixed_landmarks.points, axis=1)
     assert error.mean() < 10  # mm, at voxels of 10 mm; 22 mm before
@@ -195,18 +200,18 @@ def test_warp_repeats_what_register_wrote(a_run, inputs, tmp_path):
     reference = ["--reference", str(inputs / "fixed.nii.gz")]
     for transform in ("transform.nii.gz", "transform.h5"):
         warp(inputs / "moving.nii.gz", transform, tmp_path / "image.nrrd", *reference)
-        image, expected = files.read_image(tmp_path / "image.nrrd"), files.read_image(run / "warped.nii.gz")
+        image, expected = read_image(tmp_path / "image.nrrd"), read_image(run / "warped.nii.gz")
         assert image.grid.is_close(expected.grid)
         assert (np.abs(image.array.astype(int) - expected.array) > 1).mean() < 1e-3
         (tmp_path / "image.nrrd").unlink()
     warp(inputs / "moving.seg.nrrd", "transform.nii.gz", tmp_path / "labels.seg.nrrd", *reference)
-    ours = files.read_segmentation(tmp_path / "labels.seg.nrrd")
-    theirs = files.read_segmentation(run / "warped_segmentation.seg.nrrd")
+    ours = read_segmentation(tmp_path / "labels.seg.nrrd")
+    theirs = read_segmentation(run / "warped_segmentation.seg.nrrd")
     for a, b in zip(ours.layers, theirs.layers, strict=True):
         assert (a != b).mean() < 1e-3
     warp(inputs / "moving.mrk.json", "inverse.h5", tmp_path / "points.mrk.json")
-    points = files.read_landmarks(tmp_path / "points.mrk.json").points
-    assert np.abs(points - files.read_landmarks(run / "warped_landmarks.mrk.json").points).max() < 1e-2
+    points = read_landmarks(tmp_path / "points.mrk.json").points
+    assert np.abs(points - read_landmarks(run / "warped_landmarks.mrk.json").points).max() < 1e-2
 
 
 # -------------------------------------------------------------------------------------------- whole or not at all
@@ -299,7 +304,7 @@ def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pat
         return rename(self, target)
 
     monkeypatch.setattr(type(tmp_path), "rename", refuses)
-    with pytest.raises(OSError, match="the disk is gone"), outputs.output_folder(tmp_path / "out") as partial:
+    with pytest.raises(OSError, match="the disk is gone"), output_folder(tmp_path / "out") as partial:
         (partial / "report.txt").write_text("new")
     assert left_in(tmp_path) == ["out"]
     assert (tmp_path / "out" / "report.txt").read_text() == "old"
@@ -314,8 +319,8 @@ def write(folder, *_, **__):
     (folder / "transform.nii.gz").write_text("half of it")
     print("ready", flush=True)
     time.sleep(120)
-sys.modules["IconRegistrationLib.core.pipeline"] = types.SimpleNamespace(compute=lambda *_, **__: None)
-sys.modules["IconRegistrationLib.core.catalog"] = types.SimpleNamespace(load_model=None)
+sys.modules["IconRegistrationLib.workflow.pipeline"] = types.SimpleNamespace(compute=lambda *_, **__: None)
+sys.modules["IconRegistrationLib.networks.catalog"] = types.SimpleNamespace(load_model=None)
 register.check_files = register.check_settings = pair.read_inputs = lambda *_: None
 pair.write_results = write
 sys.exit(command.main(sys.argv[1:]))
@@ -367,7 +372,7 @@ def test_a_run_beside_is_left_alone_and_what_was_moved_aside_comes_back(a_stoppa
     (old / "report.txt").write_text("old")
     elsewhere = tmp_path / ".out.partial-another-machine-1"
     elsewhere.mkdir()
-    with pytest.raises(Cancelled), outputs.output_folder(tmp_path / "out"):
+    with pytest.raises(Cancelled), output_folder(tmp_path / "out"):
         raise Cancelled
     assert left_in(tmp_path) == sorted([alive, elsewhere.name, "out"])
     assert (tmp_path / "out" / "report.txt").read_text() == "old"
@@ -408,6 +413,6 @@ def left_in_inputs():
 
 
 def quickly(compute):
-    from IconRegistrationLib.core.settings import Settings
+    from IconRegistrationLib.registration.settings import Settings
 
     return lambda inputs, **options: compute(inputs, Settings(align="mass", steps=3, spacing=12), **options)

@@ -8,12 +8,13 @@ import pytest
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import build_parser, main
-from IconRegistrationLib.batch.register import SETTINGS, settings_of
-from IconRegistrationLib.core.catalog import CARDS
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.files import write_image
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.settings import ALIGNMENTS, SIMILARITIES, Settings
+from IconRegistrationLib.batch.folder import output_folder
+from IconRegistrationLib.batch.options import SETTINGS, settings_of
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.io.images import write_image
+from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.registration.settings import ALIGNMENTS, SIMILARITIES, Settings
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_table_for_spreadsheets_holds_plain_numbers(a_pair, tmp_path):
 
 def test_results_that_appeared_meanwhile_are_not_replaced(tmp_path):
     def two_runs_at_once():
-        with outputs.output_folder(tmp_path / "out"):
+        with output_folder(tmp_path / "out"):
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "report.txt").write_text("of the other run")
 

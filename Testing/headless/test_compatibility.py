@@ -14,12 +14,13 @@ import pytest
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import build_parser, main
+from IconRegistrationLib.batch.commands.register import pair_of
 from IconRegistrationLib.batch.compatibility import REGISTER, WARP, translate
-from IconRegistrationLib.batch.register import pair_of
-from IconRegistrationLib.core import files
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.io.images import read_image
+from IconRegistrationLib.io.transforms import read_transform
+from IconRegistrationLib.registration.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "command.md"
 #: What every old command has.
@@ -161,7 +162,7 @@ def test_just_the_named_files_are_written(an_old_run):
 
 
 def test_the_transform_takes_fixed_points_to_moving_ones(an_old_run, a_phantom):
-    transform = files.read_transform(an_old_run / "trans.hdf5")
+    transform = read_transform(an_old_run / "trans.hdf5")
     found = a_phantom.end_point_error(lambda p: np.array([transform.TransformPoint(x.tolist()) for x in p]), step=4)
     assert found.mean() < 0.4 * a_phantom.end_point_error(lambda points: points, step=4).mean()
 
@@ -178,14 +179,14 @@ def test_unigradicon_warp_makes_the_same_of_our_transform_as_ours_with_its_flags
     subprocess.run([sys.executable, "-c", code, *words, f"--warped_moving_out={theirs}"], check=True, cwd=tmp_path)
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["warp", *words, f"--warped_moving_out={ours}"]) == 0
-    a, b = (files.read_image(path) for path in (theirs, ours))
+    a, b = (read_image(path) for path in (theirs, ours))
     assert a.grid.is_close(b.grid)
     assert a.array.dtype == b.array.dtype
     seen = (a.array != 0) | (b.array != 0)
     assert seen.mean() > 0.5
     assert (np.abs(a.array[seen].astype(float) - b.array[seen]) <= 1).mean() > 0.99
     if order == "--linear":  # and what --warped_moving_out of the registration held, but for the value outside
-        first = files.read_image(an_old_run / "warped.nii.gz").array
+        first = read_image(an_old_run / "warped.nii.gz").array
         inside = (a.array != 0) & (b.array != 0)
         assert (np.abs(first[inside].astype(float) - a.array[inside]) <= 1).mean() > 0.99
 

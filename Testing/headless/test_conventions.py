@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from IconRegistrationLib.core.conventions import (
+from IconRegistrationLib.spatial.conventions import (
     displacement_in_voxels,
     half_extent_displacement,
     identity_map,
@@ -16,8 +16,8 @@ from IconRegistrationLib.core.conventions import (
     sampling_grid_from_phi,
     voxel_map,
 )
-from IconRegistrationLib.core.field import flatten
-from IconRegistrationLib.core.geometry import Grid, flip_affine, flip_vectors
+from IconRegistrationLib.spatial.field import flatten
+from IconRegistrationLib.spatial.geometry import Grid, flip_affine, flip_vectors
 
 PAGE = Path(__file__).parents[2] / "docs" / "phi.md"
 

@@ -9,23 +9,24 @@ import sys
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core import exchange
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
-from IconRegistrationLib.core.report import (
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.quality.report import Report
+from IconRegistrationLib.quality.values import (
     Change,
     Deformation,
     Folding,
     LandmarkQuality,
-    Report,
     SegmentQuality,
     Similarity,
     Spread,
-    Verdict,
 )
-from IconRegistrationLib.core.results import Inputs, Registration, Results
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.quality.verdicts import Verdict
+from IconRegistrationLib.registration.result import Registration
+from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from IconRegistrationLib.worker import exchange
+from IconRegistrationLib.workflow.results import Inputs, Results
 
 SHAPE = (3, 4, 5)
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -264,7 +265,7 @@ def test_a_disk_that_takes_nothing_is_said(tmp_path):
 def test_slicers_process_needs_neither_torch_nor_itk_for_it():
     code = (
         "import sys; sys.modules.update(torch=None, itk=None, scipy=None, matplotlib=None)\n"
-        "from IconRegistrationLib.core import exchange; import numpy, tempfile\n"
+        "from IconRegistrationLib.worker import exchange; import numpy, tempfile\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    exchange.write(folder, array=numpy.eye(4)); print(exchange.read(folder)['array'].sum())"
     )

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.field import (
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.quality.measures import folding
+from IconRegistrationLib.spatial.field import (
     DisplacementField,
     compose,
     flatten,
-    folding,
     inverse_consistency_error,
     jacobian_determinant,
     warp_image,
     warp_labels,
     warp_segmentation,
 )
-from IconRegistrationLib.core.geometry import (
+from IconRegistrationLib.spatial.geometry import (
     Grid,
     Image,
     Segment,
@@ -28,7 +28,7 @@ from IconRegistrationLib.core.geometry import (
     flip_affine,
     flip_vectors,
 )
-from IconRegistrationLib.core.sampling import sample
+from IconRegistrationLib.spatial.sampling import sample
 
 
 def rotation(seed, left_handed=False):
@@ -569,7 +569,7 @@ def test_jacobian_is_itk_s_on_an_axis_aligned_grid():
 
 
 def test_slabs_leave_no_seams(monkeypatch):
-    from IconRegistrationLib.core import sampling
+    from IconRegistrationLib.spatial import sampling
 
     field = flatten(a_phi(), FIXED_LATTICE, MOVING_LATTICE)
     whole = jacobian_determinant(field)

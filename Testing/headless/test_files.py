@@ -1,4 +1,4 @@
-"""core/files.py: what is read is what other readers read, what is written loads in Slicer, what is refused says why."""
+"""io/: what is read is what other readers read, what is written loads in Slicer, what is refused says why."""
 
 import gzip
 import json
@@ -9,20 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.files import (
-    image_header,
-    read_image,
-    read_landmarks,
-    read_segmentation,
-    read_transform,
-    write_field,
-    write_image,
-    write_landmarks,
-    write_segmentation,
-)
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.io.images import image_header, read_image, write_image
+from IconRegistrationLib.io.landmarks import read_landmarks, write_landmarks
+from IconRegistrationLib.io.segmentations import read_segmentation, write_segmentation
+from IconRegistrationLib.io.transforms import read_transform, write_field
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
 
 itk = pytest.importorskip("itk")
 nibabel = pytest.importorskip("nibabel")

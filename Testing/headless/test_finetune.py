@@ -4,10 +4,11 @@ import pytest
 import torch
 from test_network import COMPACT, ours_with_weights_of, published_network, smooth_pair, voxels_apart
 
-from IconRegistrationLib.core.errors import Cancelled, InputError
-from IconRegistrationLib.core.finetune import finetune, soft_dice_loss
-from IconRegistrationLib.core.network import GradICON
-from IconRegistrationLib.core.similarity import make_similarity
+from IconRegistrationLib.errors import Cancelled, InputError
+from IconRegistrationLib.networks.inference import predict_maps
+from IconRegistrationLib.networks.unet import GradICON
+from IconRegistrationLib.registration.finetune import finetune, soft_dice_loss
+from IconRegistrationLib.registration.similarity import make_similarity
 
 SHAPE = (45, 48, 52)
 
@@ -51,7 +52,7 @@ def test_steps_are_the_published_ones():
     # Adam's first steps are signs of gradients. Those of the finite differences agree to 2e-3 (of LNCC to 1e-5), so
     # the smallest may differ in sign, and the two paths part a little.
     assert history == pytest.approx(expected, rel=5e-3)
-    start = network.maps(moving, fixed)
+    start = predict_maps(network, moving, fixed)
     for phi, theirs_phi, before in zip(
         (phi_AB, phi_BA), (theirs.phi_AB_vectorfield, theirs.phi_BA_vectorfield), start, strict=True
     ):

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core import fusion
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.field import warp_image, warp_segmentation
-from IconRegistrationLib.core.geometry import Grid, Image, Segment, Segmentation
-from IconRegistrationLib.core.phantom import make_phantom
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.quality import fusion
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.field import warp_image, warp_segmentation
+from IconRegistrationLib.spatial.geometry import Grid, Image, Segment, Segmentation
 
 GRID = Grid((13, 7, 6), np.diag([2.0, 1.0, 3.0, 1.0]))
 

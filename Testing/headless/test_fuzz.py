@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from IconRegistrationLib.batch import pair as one_pair
-from IconRegistrationLib.batch import register
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.core import align
-from IconRegistrationLib.core.geometry import Grid
-from IconRegistrationLib.core.refine import FieldRefinement, level_shape
+from IconRegistrationLib.batch.commands import register
+from IconRegistrationLib.registration import align
+from IconRegistrationLib.registration.objective import FieldRefinement, level_shape
+from IconRegistrationLib.spatial.geometry import Grid
 
 itk = pytest.importorskip("itk")
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import (
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.spatial.geometry import (
     Grid,
     Image,
     Segment,

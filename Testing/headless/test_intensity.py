@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import Grid, Image
-from IconRegistrationLib.core.intensity import background_value, guess_modality, normalise
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.registration.intensity import background_value, guess_modality, normalise
+from IconRegistrationLib.spatial.geometry import Grid, Image
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 NOT_SCANS = ("mask", "gt.", "glm", "tissues", "seg-", "labels/")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import Grid
-from IconRegistrationLib.core.lattice import (
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.spatial.geometry import Grid
+from IconRegistrationLib.spatial.lattice import (
     FEWEST_SAMPLES,
     linear_between,
     network_lattices,

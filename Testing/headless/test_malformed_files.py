@@ -19,18 +19,15 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.core.catalog import CARDS
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.files import (
-    read_image,
-    write_field,
-    write_image,
-    write_landmarks,
-    write_segmentation,
-)
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
-from IconRegistrationLib.core.network import GradICON
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.io.images import read_image, write_image
+from IconRegistrationLib.io.landmarks import write_landmarks
+from IconRegistrationLib.io.segmentations import write_segmentation
+from IconRegistrationLib.io.transforms import write_field
+from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.unet import GradICON
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
 
 sitk = pytest.importorskip("SimpleITK")
 pytest.importorskip("itk")
@@ -49,25 +46,29 @@ os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what ITK's libraries print
 os.dup2(1, 2)
 import numpy as np
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.core import catalog, files
-from IconRegistrationLib.core.errors import InputError
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.io.images import image_header, read_image
+from IconRegistrationLib.io.landmarks import read_landmarks
+from IconRegistrationLib.io.segmentations import read_segmentation
+from IconRegistrationLib.io.transforms import read_transform
+from IconRegistrationLib.networks import catalog
 
 def image(path):
-    read, header = files.read_image(path), files.image_header(path)
+    read, header = read_image(path), image_header(path)
     assert read.array.shape == read.grid.shape == header.shape
     assert np.isfinite(read.grid.affine).all()
 
 def segmentation(path):
-    read = files.read_segmentation(path)
+    read = read_segmentation(path)
     assert all(read.mask(segment).shape == read.grid.shape for segment in read.segments)
 
 def landmarks(path):
-    read = files.read_landmarks(path)
+    read = read_landmarks(path)
     assert np.isfinite(read.points).all() and len(read.points) == len(read.labels)
     assert all(isinstance(label, str) for label in read.labels)
 
 def transform(path):
-    assert np.isfinite(files.read_transform(path).TransformPoint([1.0, 2.0, 3.0])).all()
+    assert np.isfinite(read_transform(path).TransformPoint([1.0, 2.0, 3.0])).all()
 
 def weights(path):
     catalog.read_network(path, catalog.find_card(path))

@@ -13,18 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from IconRegistrationLib.batch.cohort.bids import bids_entries
+from IconRegistrationLib.batch.cohort.entries import Entry, everywhere
+from IconRegistrationLib.batch.cohort.manifest import read_manifest
+from IconRegistrationLib.batch.cohort.selection import add_entries, entries_of
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.manifest import (
-    Entry,
-    add_entries,
-    bids_entries,
-    entries_of,
-    everywhere,
-    read_manifest,
-)
 from IconRegistrationLib.batch.pair import ROLES, Pair
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.registration.settings import Settings
 
 DEFAULTS = Settings(steps=7)
 IN_A_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

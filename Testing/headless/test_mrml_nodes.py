@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from grids import places
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_world_transform
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_world_transform
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 itk = pytest.importorskip("itk")
 
-from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import embedded, markups, segmentations, transforms, volumes  # noqa: E402
+from IconRegistrationLib.spatial.displacement import DisplacementField  # noqa: E402
 
 
 def rotation(seed: int) -> np.ndarray:

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from grids import places
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import Grid, Image, Segment, Segmentation
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.spatial.geometry import Grid, Image, Segment, Segmentation
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 
-from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import embedded, pictures, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.scene import nodes_of_class  # noqa: E402
+from IconRegistrationLib.spatial.displacement import DisplacementField  # noqa: E402
 
 SIZE = 200
 GRID = Grid.from_parts((50, 50, 50), (2, 2, 2), (-49, -49, -49))

@@ -1,4 +1,4 @@
-"""Nodes in, nodes out. A stand-in for core.register, with a known field, shows what becomes of its result."""
+"""Nodes in, nodes out. A stand-in for `register`, with a known field, shows what becomes of its result."""
 
 import json
 from dataclasses import replace
@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 from grids import places
 
-from IconRegistrationLib.core.errors import Cancelled, InputError
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_affine
+from IconRegistrationLib.errors import Cancelled, InputError
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation, flip_affine
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
-from IconRegistrationLib.core.field import warp_image, warp_segmentation  # noqa: E402
-from IconRegistrationLib.core.phantom import make_phantom  # noqa: E402
-from IconRegistrationLib.core.pipeline import grid_at_moving_resolution  # noqa: E402
-from IconRegistrationLib.core.settings import Settings  # noqa: E402
+from IconRegistrationLib.demo.phantom import make_phantom  # noqa: E402
 from IconRegistrationLib.mrml import markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.registration import (  # noqa: E402
     PROVENANCE_ATTRIBUTE,
@@ -29,6 +25,10 @@ from IconRegistrationLib.mrml.registration import (  # noqa: E402
     request_of,
 )
 from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene  # noqa: E402
+from IconRegistrationLib.registration.settings import Settings  # noqa: E402
+from IconRegistrationLib.spatial.displacement import DisplacementField  # noqa: E402
+from IconRegistrationLib.spatial.field import warp_image, warp_segmentation  # noqa: E402
+from IconRegistrationLib.workflow.pipeline import grid_at_moving_resolution  # noqa: E402
 
 SHIFT = np.array([4.0, -3.0, 5.0])
 FIXED_GRID = Grid.from_parts((20, 18, 16), (2, 2, 3), (-20, -15, -25))
@@ -45,7 +45,7 @@ def a_shift_field(grid: Grid, shift) -> DisplacementField:
 
 
 def a_register(fixed, moving, settings, *, progress, **given):
-    """The true shift between the blobs, in the form of core.register's result."""
+    """The true shift between the blobs, in the form of `register`'s result."""
     a_register.given = given
     for step in range(3):
         progress("refinement", step / 2)
@@ -62,7 +62,7 @@ def a_register(fixed, moving, settings, *, progress, **given):
 
 @pytest.fixture
 def a_stand_in(monkeypatch):
-    monkeypatch.setattr("IconRegistrationLib.core.pipeline.register", a_register)
+    monkeypatch.setattr("IconRegistrationLib.workflow.pipeline.register", a_register)
 
 
 def a_pair(scene):
@@ -212,7 +212,7 @@ def test_what_cannot_be_used_is_refused_before_the_registration(scene, monkeypat
     def never(*arguments, **options):
         raise AssertionError("the registration was started")
 
-    monkeypatch.setattr("IconRegistrationLib.core.pipeline.register", never)
+    monkeypatch.setattr("IconRegistrationLib.workflow.pipeline.register", never)
     fixed, moving = a_pair(scene)
     empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "blank")
     linear = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "straight")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from grids import places
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import (
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.quality.report import Row
+from IconRegistrationLib.quality.verdicts import Verdict
+from IconRegistrationLib.spatial.geometry import (
     Grid,
     Image,
     Segment,
@@ -18,14 +20,13 @@ from IconRegistrationLib.core.geometry import (
     flip_affine,
     flip_vectors,
 )
-from IconRegistrationLib.core.report import Row, Verdict
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 vtk = pytest.importorskip("vtk")
 
-from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import pictures, review, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene  # noqa: E402
+from IconRegistrationLib.spatial.displacement import DisplacementField  # noqa: E402
 
 SIZE = 160
 SHIFT = np.array([20.0, 0.0, 0.0])  # fixed -> moving, LPS: what is at x in the moving image is drawn at x - 20

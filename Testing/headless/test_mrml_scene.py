@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from grids import places
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from IconRegistrationLib.core.displacement import DisplacementField  # noqa: E402
 from IconRegistrationLib.mrml import markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.scene import load_scene, nodes_of_class, save_scene, temporary_nodes  # noqa: E402
+from IconRegistrationLib.spatial.displacement import DisplacementField  # noqa: E402
 
 ROTATION = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
 GRID = Grid.from_parts((12, 10, 8), (2, 3, 4), (10, -20, 30), ROTATION)

@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.core.errors import Cancelled, DeviceMemoryError, InputError
-from IconRegistrationLib.core.network import (
-    DOWN_CHANNELS,
-    UP_CHANNELS,
-    GradICON,
-    InferenceNetwork,
-    _Filtered,
-    choose_device,
-    choose_precision,
-    compose,
-    identity_points,
-    memory_guard,
-    sample_at,
-)
+from IconRegistrationLib.errors import Cancelled, DeviceMemoryError, InputError
+from IconRegistrationLib.networks.devices import choose_device, memory_guard
+from IconRegistrationLib.networks.inference import InferenceNetwork, _Filtered, choose_precision, predict_maps
+from IconRegistrationLib.networks.unet import DOWN_CHANNELS, UP_CHANNELS, GradICON, compose, identity_points, sample_at
 
 #: A cascade of the same kind with fewer levels and channels, for what need not be run at full size.
 COMPACT = {"down": (2, 6, 10, 14), "up": (6, 8, 12)}
@@ -106,7 +96,7 @@ def test_maps_are_those_of_the_library(shape, channels):
     theirs = published_network(shape, **channels)
     moving, fixed = smooth_pair(shape)
     expected = published_maps(theirs, moving, fixed)
-    ours = ours_with_weights_of(theirs, shape, **channels).maps(moving, fixed)
+    ours = predict_maps(ours_with_weights_of(theirs, shape, **channels), moving, fixed)
     displacement = voxels_apart(expected[0], identity_points(shape))
     assert displacement > 3, "the case must be one where a wrong composition shows"
     for phi, reference in zip(ours, expected, strict=True):
@@ -136,17 +126,17 @@ def test_one_direction_alone():
     shape = (21, 26, 19)
     network = ours_with_weights_of(published_network(shape, **COMPACT), shape, **COMPACT)
     moving, fixed = smooth_pair(shape)
-    phi, other = network.maps(moving, fixed, both=False)
+    phi, other = predict_maps(network, moving, fixed, both=False)
     assert other is None
-    assert torch.equal(phi, network.maps(moving, fixed)[0])
-    assert torch.allclose(phi, network.maps(fixed, moving)[1], atol=1e-6)
+    assert torch.equal(phi, predict_maps(network, moving, fixed)[0])
+    assert torch.allclose(phi, predict_maps(network, fixed, moving)[1], atol=1e-6)
 
 
 def test_a_network_rewritten_once_gives_the_same_maps_every_time():
     shape = (21, 26, 19)
     network = ours_with_weights_of(published_network(shape, **COMPACT), shape, **COMPACT)
     pairs = [smooth_pair(shape), smooth_pair(shape)[::-1]]
-    expected = [network.maps(*pair) for pair in pairs]
+    expected = [predict_maps(network, *pair) for pair in pairs]
     rewritten = InferenceNetwork(network)
     network.to_empty(device="meta")  # the original is not needed any more
     for pair, maps in zip(pairs * 2, expected * 2, strict=True):
@@ -167,13 +157,13 @@ def test_a_filtered_convolution_is_the_convolution(planes):
 
 def test_an_untrained_network_is_the_identity():
     shape = (20, 24, 18)
-    phi, _ = GradICON(shape, down=(2, 4, 8), up=(4, 8)).eval().maps(*smooth_pair(shape))
+    phi, _ = predict_maps(GradICON(shape, down=(2, 4, 8), up=(4, 8)).eval(), *smooth_pair(shape))
     assert voxels_apart(phi, identity_points(shape)) < 1e-5
 
 
 def test_the_maps_can_be_optimised_afterwards():
     shape = (16, 16, 16)
-    phi, back = GradICON(shape, down=(2, 4, 8), up=(4, 8)).eval().maps(*smooth_pair(shape))
+    phi, back = predict_maps(GradICON(shape, down=(2, 4, 8), up=(4, 8)).eval(), *smooth_pair(shape))
     for tensor in (phi, back):
         tensor.requires_grad_()
         tensor.square().sum().backward()
@@ -185,9 +175,9 @@ def test_mixed_precision_stays_near(monkeypatch):
     shape = (33, 36, 40)
     network = ours_with_weights_of(published_network(shape, **COMPACT), shape, **COMPACT)
     moving, fixed = smooth_pair(shape)
-    exact, _ = network.maps(moving, fixed)
-    monkeypatch.setattr("IconRegistrationLib.core.network.choose_precision", lambda name, device: name)
-    mixed, _ = network.maps(moving, fixed, precision="mixed")
+    exact, _ = predict_maps(network, moving, fixed)
+    monkeypatch.setattr("IconRegistrationLib.networks.inference.choose_precision", lambda name, device: name)
+    mixed, _ = predict_maps(network, moving, fixed, precision="mixed")
     assert mixed.dtype == torch.float32
     scale = torch.tensor(shape).view(1, 3, 1, 1, 1) - 1
     apart = ((mixed - exact) * scale).norm(dim=1)
@@ -198,7 +188,7 @@ def test_progress_and_cancelling():
     shape = (16, 16, 16)
     network = GradICON(shape, down=(2, 4, 8), up=(4, 8)).eval()
     seen = []
-    network.maps(*smooth_pair(shape), progress=seen.append)
+    predict_maps(network, *smooth_pair(shape), progress=seen.append)
     assert seen == sorted(seen)
     assert len(seen) == 8
     assert 0 < seen[0] < seen[-1] <= 1
@@ -207,7 +197,7 @@ def test_progress_and_cancelling():
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        network.maps(*smooth_pair(shape), progress=cancel)
+        predict_maps(network, *smooth_pair(shape), progress=cancel)
 
 
 def test_keys_are_the_published_ones():
@@ -221,7 +211,7 @@ def test_wrong_shapes_are_named():
         GradICON((4, 20, 20))
     network = GradICON((16, 16, 16), down=(2, 4, 8), up=(4, 8))
     with pytest.raises(InputError, match="moving"):
-        network.maps(torch.zeros(1, 1, 16, 16, 15), torch.zeros(1, 1, 16, 16, 16))
+        predict_maps(network, torch.zeros(1, 1, 16, 16, 15), torch.zeros(1, 1, 16, 16, 16))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.phantom import SEGMENTS, make_phantom
+from IconRegistrationLib.demo.phantom import SEGMENTS, make_phantom
+from IconRegistrationLib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

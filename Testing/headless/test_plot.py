@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.geometry import Grid, Image, apply_affine
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.geometry import Grid, Image, apply_affine
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from matplotlib.figure import Figure
 
-from IconRegistrationLib.core.plot import nice_spacing, plot_deformation, plot_registration, plot_slice
+from IconRegistrationLib.demo.plot import nice_spacing, plot_deformation, plot_registration, plot_slice
 
 GRID = Grid.from_parts((40, 30, 12), (1.0, 1.5, 4.0), (5, 6, 7))
 
@@ -117,8 +117,8 @@ def test_pyplot_stays_out():
     code = (
         "import sys, numpy as np\n"
         "from matplotlib.figure import Figure\n"
-        "from IconRegistrationLib.core.geometry import Grid, Image\n"
-        "from IconRegistrationLib.core.plot import plot_slice\n"
+        "from IconRegistrationLib.spatial.geometry import Grid, Image\n"
+        "from IconRegistrationLib.demo.plot import plot_slice\n"
         "plot_slice(Figure().subplots(), Image(np.eye(27).reshape(9, 9, 9), Grid.from_parts((9, 9, 9))))\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

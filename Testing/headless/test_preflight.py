@@ -7,22 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from IconRegistrationLib.core import preflight as preflight_room
-from IconRegistrationLib.core import register as register_room
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation
-from IconRegistrationLib.core.pipeline import compute
-from IconRegistrationLib.core.preflight import (
-    ImageFacts,
-    apply_state,
-    cheaper_plan,
-    overlap_share,
-    preflight,
-    updated_speed,
-)
-from IconRegistrationLib.core.refine import FieldRefinement
-from IconRegistrationLib.core.results import Inputs
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.registration import register as register_room
+from IconRegistrationLib.registration.objective import FieldRefinement
+from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from IconRegistrationLib.ui.checking import apply_state
+from IconRegistrationLib.workflow import preflight as preflight_room
+from IconRegistrationLib.workflow.fallback import cheaper_plan
+from IconRegistrationLib.workflow.pipeline import compute
+from IconRegistrationLib.workflow.preflight import ImageFacts, overlap_share, preflight, updated_speed
+from IconRegistrationLib.workflow.results import Inputs
 
 CPU = [{"name": "cpu", "title": "CPU", "memory": 32 * 2**30}]
 GPU = [{"name": "cuda:0", "title": "A GPU", "memory": 2 * 2**30}, *CPU]

@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
-from IconRegistrationLib.batch import outputs, propagate
+from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import build_parser, main
-from IconRegistrationLib.core import files
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.batch.commands import propagate
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.io.images import read_image
+from IconRegistrationLib.io.segmentations import read_segmentation
+from IconRegistrationLib.registration.settings import Settings
 
 pytest.importorskip("distributed", reason="needs dask and distributed")
 QUICK = ["--align", "rigid", "--steps", "4", "--spacing", "12", "--no-pictures", "--workers", "1"]
@@ -53,11 +55,11 @@ def test_every_image_gets_the_structures_of_the_atlases(a_run, data):
     assert {p.name for p in (a_run / "pairs").iterdir()} == {
         f"{i}_from_{a}" for i in ("fixed", "moving") for a in ("fixed", "moving")
     }
-    atlas = files.read_segmentation(data / "a" / "fixed.seg.nrrd")
+    atlas = read_segmentation(data / "a" / "fixed.seg.nrrd")
     for name in ("fixed", "moving"):
-        image = files.read_image(data / "b" / f"{name}.nii.gz")
-        truth = files.read_segmentation(data / "b" / f"{name}.seg.nrrd")
-        ours = files.read_segmentation(a_run / "segmentations" / f"{name}.seg.nrrd")
+        image = read_image(data / "b" / f"{name}.nii.gz")
+        truth = read_segmentation(data / "b" / f"{name}.seg.nrrd")
+        ours = read_segmentation(a_run / "segmentations" / f"{name}.seg.nrrd")
         assert ours.grid.is_close(image.grid)
         assert {s.name for s in ours.segments} == {s.name for s in atlas.segments}
         for segment in ours.segments:
@@ -67,13 +69,13 @@ def test_every_image_gets_the_structures_of_the_atlases(a_run, data):
         for structure in ("liver", "thorax", "right lung"):
             pair = (s.mask(s.by_name()[structure]) for s in (ours, truth))
             assert dice(*pair) > 0.8, (name, structure)
-        shares = files.read_image(a_run / "segmentations" / f"{name}_agreement.nii.gz").array
+        shares = read_image(a_run / "segmentations" / f"{name}_agreement.nii.gz").array
         assert 0.4 < shares.mean() < 1
         assert shares.max() <= 1 + 1e-6
 
 
 def test_structures_that_overlap_still_do(a_run):
-    ours = files.read_segmentation(a_run / "segmentations" / "fixed.seg.nrrd")
+    ours = read_segmentation(a_run / "segmentations" / "fixed.seg.nrrd")
     liver, body = (ours.mask(ours.by_name()[name]) for name in ("liver", "body"))
     assert (liver & body).sum() > 0.9 * liver.sum()
 
@@ -110,8 +112,8 @@ def test_one_atlas_is_carried_over_as_it_is(a_run, data, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(a_run, out)
     assert main(words(data, out, atlases=1)) == 0
-    alone = files.read_segmentation(out / "segmentations" / "fixed.seg.nrrd")
-    warped = files.read_segmentation(out / "pairs" / "fixed_from_fixed" / "warped_segmentation.seg.nrrd")
+    alone = read_segmentation(out / "segmentations" / "fixed.seg.nrrd")
+    warped = read_segmentation(out / "pairs" / "fixed_from_fixed" / "warped_segmentation.seg.nrrd")
     for segment in alone.segments:
         np.testing.assert_array_equal(alone.mask(segment), warped.mask(warped.by_name()[segment.name]))
 

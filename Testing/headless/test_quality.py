@@ -1,4 +1,4 @@
-"""core/quality.py against SimpleITK, scipy, brute force and closed forms, on oblique and anisotropic grids."""
+"""quality/measures.py against SimpleITK, scipy, brute force and closed forms, on oblique and anisotropic grids."""
 
 import csv
 import json
@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from IconRegistrationLib.core.displacement import DisplacementField
-from IconRegistrationLib.core.geometry import Grid, Image, Landmarks, Segment, Segmentation, apply_affine
-from IconRegistrationLib.core.quality import assess
-from IconRegistrationLib.core.report import Report
+from IconRegistrationLib.quality.assess import assess
+from IconRegistrationLib.quality.report import Report
+from IconRegistrationLib.spatial.displacement import DisplacementField
+from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation, apply_affine
 
 pytest.importorskip("itk")
 sitk = pytest.importorskip("SimpleITK")

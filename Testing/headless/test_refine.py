@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.core import refine as room
-from IconRegistrationLib.core.errors import Cancelled
-from IconRegistrationLib.core.geometry import Grid, apply_affine
-from IconRegistrationLib.core.lattice import linear_between
-from IconRegistrationLib.core.refine import FieldRefinement, Pair, carried, contrast_agreement, linear_maps, refine
+from IconRegistrationLib.errors import Cancelled
+from IconRegistrationLib.registration import refine as room
+from IconRegistrationLib.registration.objective import FieldRefinement, Pair, _Roughness
+from IconRegistrationLib.registration.refine import carried, contrast_agreement, linear_maps, refine
+from IconRegistrationLib.registration.similarity import apply_along_axes
+from IconRegistrationLib.registration.splines import _bspline_matrix, _cubic_matrix
+from IconRegistrationLib.spatial.geometry import Grid, apply_affine
+from IconRegistrationLib.spatial.lattice import linear_between
 
 OBLIQUE = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
 SHAPE = (26, 30, 34)
@@ -251,7 +254,7 @@ def test_the_regularisers_equal_their_closed_forms():
     assert space.inverse_inconsistency(displacement.detach()).item() > 1e-4
 
 
-@pytest.mark.parametrize("matrix", [room._bspline_matrix, room._cubic_matrix])
+@pytest.mark.parametrize("matrix", [_bspline_matrix, _cubic_matrix])
 def test_spline_matrices_reproduce_a_straight_line(matrix):
     """A cubic basis reproduces linear functions away from the ends, where the last control point repeats."""
     count, controls = 23, 12
@@ -277,7 +280,7 @@ def test_folds_are_removed_and_nothing_else_changes():
 
 def test_the_jacobian_equals_that_of_the_flattened_field():
     """In mm and world axes, by the module that the quality report uses."""
-    from IconRegistrationLib.core.field import flatten, jacobian_determinant
+    from IconRegistrationLib.spatial.field import flatten, jacobian_determinant
 
     pair = a_pair(a_blurred_noise(), a_blurred_noise())
     phi = a_known_map()
@@ -292,15 +295,15 @@ def test_the_jacobian_equals_that_of_the_flattened_field():
 def test_roughness_of_a_spline_is_that_of_its_samples():
     pair = a_pair(a_blurred_noise(), a_blurred_noise(1))
     space, shape, controls = room._Space(pair), pair.fixed_lattice.shape, (9, 12, 14)
-    spline = [room._bspline_matrix(n, c) for n, c in zip(shape, controls, strict=True)]
+    spline = [_bspline_matrix(n, c) for n, c in zip(shape, controls, strict=True)]
     voxel = torch.tensor([2 / n for n in reversed(shape)]).view(3, 1, 1, 1)
     start = 0.1 * torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(2))
-    form = room._Roughness(space, start, spline, voxel)
+    form = _Roughness(space, start, spline, voxel)
     coefficients = torch.randn(2, 3, *controls, generator=torch.Generator().manual_seed(3))
     value, derivative = form(coefficients)
     coefficients.requires_grad_()
 
-    sampled = roughness(space, start + room.apply_along_axes(coefficients, spline) * voxel)
+    sampled = roughness(space, start + apply_along_axes(coefficients, spline) * voxel)
     assert value.item() == pytest.approx(sampled.item(), rel=1e-5)
     (expected,) = torch.autograd.grad(sampled, coefficients)
     assert (derivative - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -324,7 +327,7 @@ def test_the_derivative_is_that_of_the_documented_loss(similarity, term):
     derivative = sum(objective.derivative(coefficients, step) for step in range(len(turns))) / len(turns)
 
     def displacement(shape):
-        matrices = [room._bspline_matrix(n, c) for n, c in zip(shape, objective.controls, strict=True)]
+        matrices = [_bspline_matrix(n, c) for n, c in zip(shape, objective.controls, strict=True)]
         voxel = torch.tensor([2 / n for n in reversed(pair.fixed_lattice.shape)]).view(3, 1, 1, 1)
         return torch.einsum("abijk,xi,yj,zk->abxyz", coefficients, *matrices) * voxel + room._resized(start, shape)
 

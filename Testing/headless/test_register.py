@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.core import register as room
-from IconRegistrationLib.core.catalog import ModelCard
-from IconRegistrationLib.core.errors import Cancelled, InputError
-from IconRegistrationLib.core.field import jacobian_determinant
-from IconRegistrationLib.core.geometry import Grid, Image, Segmentation, apply_affine
-from IconRegistrationLib.core.network import GradICON
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.register import register
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import Cancelled, InputError
+from IconRegistrationLib.networks.cards import ModelCard
+from IconRegistrationLib.networks.inference import predict_maps
+from IconRegistrationLib.networks.unet import GradICON
+from IconRegistrationLib.registration import register as room
+from IconRegistrationLib.registration.register import register
+from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.spatial.field import jacobian_determinant
+from IconRegistrationLib.spatial.geometry import Grid, Image, Segmentation, apply_affine
 
 QUICK = Settings(spacing=9.0, align="centre", steps=25, device="cpu")
 
@@ -241,7 +242,7 @@ def test_the_network_path_is_icon_registrations_register_pair(a_network):
         values = torch.tensor((np.clip(image.array, low, high) - low) / (high - low))[None, None]
         return torch.nn.functional.interpolate(values, size=SHAPE, mode="trilinear")
 
-    phi_AB, phi_BA = a_network.maps(normalised(moving), normalised(fixed))
+    phi_AB, phi_BA = predict_maps(a_network, normalised(moving), normalised(fixed))
     torch.testing.assert_close(registration.phi_AB, phi_AB, atol=1e-5, rtol=0)
     identity = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, n) for n in SHAPE), indexing="ij"))[None]
     rng = np.random.default_rng(0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.core.geometry import Grid
-from IconRegistrationLib.core.sampling import coverage, sample, smooth_for, smooth_sample
+from IconRegistrationLib.spatial.geometry import Grid
+from IconRegistrationLib.spatial.sampling import coverage, sample, smooth_for, smooth_sample
 
 
 def rotation(seed, left_handed=False):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,14 @@ import torch
 import IconRegistrationLib
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.core import catalog
-from IconRegistrationLib.core.catalog import CARDS, download
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.phantom import make_phantom
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.networks import download as downloads
+from IconRegistrationLib.networks.cards import CARDS
+
+#: As the catalogue downloads: what came must be a network of the card.
+download = partial(downloads.download, check=catalog.read_network)
 
 LIBRARY = Path(IconRegistrationLib.__file__).parent
 MODULES = sorted(LIBRARY.rglob("*.py"))
@@ -49,7 +54,7 @@ UNSAFE_CALLS = {
 #: Modules that open connections, and who may import them: what downloads weights on request, and Dask's runner (the
 #: name of this computer, for which `socket` serves everywhere, is no connection).
 NETWORK_MODULES = {"urllib.request", "http.client", "requests", "ftplib", "smtplib", "telnetlib", "httpx", "aiohttp"}
-MAY_CONNECT = {"core/catalog.py", "ui/dependencies.py"}
+MAY_CONNECT = {"networks/catalog.py", "ui/dependencies.py"}
 
 
 def calls(tree: ast.AST):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.settings import SIMILARITIES
-from IconRegistrationLib.core.similarity import LNCC, MINDSSC, make_similarity
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.registration.settings import SIMILARITIES
+from IconRegistrationLib.registration.similarity import LNCC, MINDSSC, make_similarity
 
 SHAPES = [(24, 31, 27), (9, 40, 13)]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from IconRegistrationLib.batch import outputs
-from IconRegistrationLib.core.phantom import make_phantom
+from IconRegistrationLib.demo.phantom import make_phantom
 
 MODULE = Path(__file__).parents[2] / "IconRegistration"
 SCRIPT = MODULE / "IconRegistrationLib" / "batch" / "__main__.py"
@@ -196,7 +196,7 @@ def test_mrml_without_slicers_modules_is_no_scene(monkeypatch):
     """PythonSlicer imports Slicer's package; the modules' logics are in the application only."""
     import types
 
-    from IconRegistrationLib.core.errors import InputError
+    from IconRegistrationLib.errors import InputError
     from IconRegistrationLib.mrml import embedded
 
     monkeypatch.setattr(embedded, "_own", None)

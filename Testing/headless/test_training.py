@@ -17,9 +17,11 @@ import generator
 import ship
 import train
 
-from IconRegistrationLib.core.catalog import SHIPPED, load_model, read_card, read_network
-from IconRegistrationLib.core.errors import InputError
-from IconRegistrationLib.core.network import STAGES, compose, identity_points
+from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.networks.cards import SHIPPED, read_card
+from IconRegistrationLib.networks.catalog import load_model, read_network
+from IconRegistrationLib.networks.inference import predict_maps
+from IconRegistrationLib.networks.unet import STAGES, compose, identity_points
 
 SHAPE = (65, 65, 65)  # the smallest lattice that the four U-Nets accept
 
@@ -156,7 +158,7 @@ def test_exported_weights_can_be_trained_on(tmp_path):
     assert (training.step, training.plan.seed, training.plan.finish) == (recorded["steps"], 9, None)
     shipped = read_network(weights, read_card(weights.with_suffix(".json")))
     pair = generator.make_pair(training.plan.shape, 5).images.split(1)
-    for ours, theirs in zip(training.network.eval().maps(*pair), shipped.maps(*pair), strict=True):
+    for ours, theirs in zip(predict_maps(training.network.eval(), *pair), predict_maps(shipped, *pair), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     for unet in training.network.unets[recorded["stages"] :]:  # from zeros alone they could not learn
         assert unet.upConvs[0].weight.abs().max() > 0
@@ -174,7 +176,7 @@ def test_a_batch_of_pairs_gives_the_maps_of_its_pairs():
     images = generator.make_pair(SHAPE, 5).images
     with torch.no_grad():
         together = compose(network(images, train.swapped(images)))
-        alone = network.maps(*images.split(1))
+        alone = predict_maps(network, *images.split(1))
     assert (alone[0] - identity_points(SHAPE)).abs().max() > 1e-3
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-5)
 

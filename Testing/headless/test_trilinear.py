@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from IconRegistrationLib.core.trilinear import Frame, compared, trilinear
+from IconRegistrationLib.spatial.trilinear import Frame, compared, trilinear
 
 
 @pytest.fixture(params=[1, 2, 3], ids=lambda n: f"{n} threads", autouse=True)

@@ -19,15 +19,16 @@ import torch
 from test_catalog import Publisher
 from test_exchange import assert_same, some_results
 
-from IconRegistrationLib import worker
-from IconRegistrationLib.core import catalog, exchange
-from IconRegistrationLib.core.errors import DeviceMemoryError, InputError
-from IconRegistrationLib.core.field import warp_segmentation
-from IconRegistrationLib.core.network import GradICON
-from IconRegistrationLib.core.phantom import make_phantom
-from IconRegistrationLib.core.pipeline import compute
-from IconRegistrationLib.core.results import Inputs
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.demo.phantom import make_phantom
+from IconRegistrationLib.errors import DeviceMemoryError, InputError
+from IconRegistrationLib.networks import catalog
+from IconRegistrationLib.networks.unet import GradICON
+from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.spatial.field import warp_segmentation
+from IconRegistrationLib.worker import exchange
+from IconRegistrationLib.worker import serve as worker
+from IconRegistrationLib.workflow.pipeline import compute
+from IconRegistrationLib.workflow.results import Inputs
 
 QUICK = {"spacing": 12.0, "align": "centre", "steps": 5, "device": "cpu"}
 ENDLESS = QUICK | {"steps": 10_000_000}
@@ -164,7 +165,7 @@ def a_worker(tmp_path_factory):
     with (
         open(log, "wb") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "IconRegistrationLib.worker"],
+            [sys.executable, "-m", "IconRegistrationLib.worker.serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -280,7 +281,7 @@ def test_the_end_of_the_requests_ends_an_endless_run(a_folder):
 def test_the_end_of_the_requests_ends_what_never_calls_back(a_folder):
     """As while one long operation runs in native code; what the protocol did not put there stays."""
     (a_folder / "kept").write_text("")
-    code = "import time; from IconRegistrationLib.worker import *; from IconRegistrationLib.worker import _own_pipes\n"
+    code = "import time\nfrom IconRegistrationLib.worker.serve import _own_pipes, serve\n"
     code += "def compute(inputs, settings, progress, load):\n"
     code += "    progress('asleep', 0.5); time.sleep(10 * 3600)\n"
     with a_child(code + "serve(*_own_pipes(), compute=compute)") as (parent, process):

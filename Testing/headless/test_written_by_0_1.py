@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from IconRegistrationLib.batch.cohort.entries import Entry
+from IconRegistrationLib.batch.cohort.manifest import read_manifest
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.manifest import Entry, read_manifest
 from IconRegistrationLib.batch.pair import Pair
-from IconRegistrationLib.core.catalog import find_card, load_model
-from IconRegistrationLib.core.files import read_image, read_landmarks, read_segmentation, read_transform
-from IconRegistrationLib.core.settings import Settings
+from IconRegistrationLib.io.images import read_image
+from IconRegistrationLib.io.landmarks import read_landmarks
+from IconRegistrationLib.io.segmentations import read_segmentation
+from IconRegistrationLib.io.transforms import read_transform
+from IconRegistrationLib.networks.catalog import find_card, load_model
+from IconRegistrationLib.registration.settings import Settings
 
 FILES = Path(__file__).parents[1] / "data" / "written_by_0_1"
 #: The folder of the cohort when it was written, and when its inputs were last changed (ns).

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .. import __version__
-from ..core.errors import Cancelled, DeviceMemoryError, InputError
-from . import cohort, demo, models, propagate, register, warp
+from ..errors import Cancelled, DeviceMemoryError, InputError
+from .cohort import driver as cohort
+from .commands import demo, models, propagate, register, warp
 from .compatibility import translate
-from .outputs import FolderError
+from .folder import FolderError
 
 #: Every command: its module has `add_options(parser)` and `run(args)`.
 COMMANDS = {

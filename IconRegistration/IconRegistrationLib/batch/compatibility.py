@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..core.errors import InputError
+from ..errors import InputError
 
 #: unigradicon-register's flag: (number of values, ours of the same meaning; None: `_register` knows).
 REGISTER = {

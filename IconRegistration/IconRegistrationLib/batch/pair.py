@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import InputError
-from ..core.settings import Settings
+from ..errors import InputError
+from ..registration.settings import Settings
 from .outputs import region_of, write_results
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.register import Progress
-    from ..core.results import Inputs, Results
+    from ..registration.register import Progress
+    from ..workflow.results import Inputs, Results
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def compute_pair(
     pair: Pair, inputs: Inputs, outputs: Outputs, progress: Progress, load: Callable | None = None
 ) -> Results:
     """Register what was read; `register_pair` without its folder."""
-    from ..core.catalog import load_model
-    from ..core.pipeline import compute
+    from ..networks.catalog import load_model
+    from ..workflow.pipeline import compute
 
     results = compute(
         inputs,
@@ -97,15 +97,15 @@ def check_files(paths: Iterable[str]) -> None:
 
 def is_there(path: str) -> bool:
     """Whether a file exists, or the folder of a "folder::UID"."""
-    from ..core.files import SERIES_SEPARATOR
+    from ..io.itk_images import SERIES_SEPARATOR
 
     return os.path.exists(os.path.expanduser(path.partition(SERIES_SEPARATOR)[0]))
 
 
 def check_settings(settings: Settings) -> None:
     """InputError if the device or the weights are not there."""
-    from ..core.catalog import find_card
-    from ..core.network import choose_device
+    from ..networks.catalog import find_card
+    from ..networks.devices import choose_device
 
     choose_device(settings.device)
     find_card(settings.model)
@@ -115,10 +115,13 @@ def read_inputs(pair: Pair) -> Inputs:
     """Everything that is registered, checked as far as it can be before work begins."""
     import numpy as np
 
-    from ..core import checks
-    from ..core.files import image_header, read_image, read_landmarks, read_segmentation
-    from ..core.geometry import Grid
-    from ..core.results import Inputs
+    from ..io.images import image_header, read_image
+    from ..io.landmarks import read_landmarks
+    from ..io.segmentations import read_segmentation
+    from ..registration import checks
+    from ..spatial.geometry import Grid
+    from ..workflow.checks import check_landmarks
+    from ..workflow.results import Inputs
 
     check_files(pair.files.values())
     if pair.guide and not (pair.fixed_segmentation and pair.moving_segmentation):
@@ -148,7 +151,7 @@ def read_inputs(pair: Pair) -> Inputs:
         if segmentation is not None:
             checks.check_overlap(segmentation, image)
     if pair.fixed_landmarks and pair.moving_landmarks:
-        checks.check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
+        check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
     if pair.region is None:
         return inputs
     mask = read_image(pair.region)
@@ -160,7 +163,7 @@ def _read_linear(path: str) -> np.ndarray:
     """4x4, fixed mm -> moving mm, of a linear transform file."""
     import numpy as np
 
-    from ..core.files import read_transform
+    from ..io.transforms import read_transform
 
     transform = read_transform(path)
     if not transform.IsLinear():

@@ -8,8 +8,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ..workflow.pace import Pace, duration
+
 if TYPE_CHECKING:
-    from .cohort import Tally
+    from .cohort.tally import Tally
 
 #: Least seconds between two lines of one stage where nothing updates itself.
 _PAUSE = 5.0
@@ -48,28 +50,6 @@ class Progress:
         """Leave the terminal's cursor at the start of an empty line."""
         if self._updates and self._stage:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-class Pace:
-    """Seconds left, by the pace of the present stage: stages differ too much from machine to machine to mix them."""
-
-    def __init__(self):
-        self._stage: str | None = None
-        self._began = (0.0, 0.0)  # when the stage began, and at which fraction of the run
-
-    def seconds_left(self, stage: str, fraction: float) -> float | None:
-        """Called as the run goes on; None where it is too early to tell."""
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._began = stage, (now, fraction)
-        start, done = self._began
-        return (now - start) * (1 - fraction) / (fraction - done) if fraction - done > 0.02 else None
-
-
-def duration(seconds: float) -> str:
-    """In words: 1 min 05 s."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 class CohortProgress:

@@ -13,7 +13,7 @@ import tempfile
 import types
 from dataclasses import dataclass
 
-from ..core.errors import InputError
+from ..errors import InputError
 
 #: Module logics by the name of their module. They register node classes: without them a scene file loses its nodes.
 _LOGICS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.errors import InputError
-from ..core.geometry import Grid, Landmarks, flip_affine, flip_vectors
+from ..errors import InputError
+from ..spatial.geometry import Grid, Landmarks, flip_affine, flip_vectors
 from .transforms import array_from_matrix, world_matrix
 
 

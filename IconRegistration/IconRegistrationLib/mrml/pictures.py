@@ -13,9 +13,9 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..core.errors import InputError
+from ..errors import InputError
 from .embedded import application_logic
-from .review import show_grid
+from .review.deformation import show_grid
 from .scene import nodes_of_class, temporary_nodes
 
 ORIENTATIONS = ("Axial", "Sagittal", "Coronal")

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import InputError
-from ..core.geometry import Image
-from ..core.report import Report
-from ..core.results import Inputs
-from ..core.settings import Settings
+from ..errors import InputError
+from ..quality.report import Report
+from ..registration.settings import Settings
+from ..spatial.geometry import Image
+from ..workflow.results import Inputs
 from .markups import landmarks_from_node, node_from_landmarks, region_from_node
 from .scene import place_beside, temporary_nodes
 from .segmentations import node_from_segmentation, segmentation_from_node
@@ -28,7 +28,7 @@ from .transforms import linear_from_node, node_from_field
 from .volumes import image_from_node, node_from_image
 
 if TYPE_CHECKING:
-    from ..core.results import Results
+    from ..workflow.results import Results
 
 #: Node attribute that says, as JSON, how a transform or volume was made.
 PROVENANCE_ATTRIBUTE = "IconRegistration.provenance"
@@ -40,7 +40,7 @@ REQUEST_ATTRIBUTE = "IconRegistration.request"
 
 @dataclass(frozen=True)
 class Outputs:
-    """The nodes that a registration made or updated, named as what core.results holds, and its quality report.
+    """The nodes that a registration made or updated, named as what workflow.results holds, and its quality report.
 
     forward: the transform node under which MOVING data is placed.  backward: the one for FIXED data. Data that lies
         under a parent transform keeps it: the registration goes on top, between that parent and the world.
@@ -72,7 +72,7 @@ _OUTPUT_CLASSES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is registered: core.results.Inputs as nodes; how; and what is made of it.
+    """What is registered: workflow.results.Inputs as nodes; how; and what is made of it.
 
     fixed, moving: volume nodes.
     fixed_landmarks, moving_landmarks: markups point lists.
@@ -81,7 +81,7 @@ class Request:
     initial: the linear transform node under which the moving image lies roughly on the fixed one.
     region: a markups ROI node, a box in the fixed image to which the registration is confined.
     fixed_segments, moving_segments: identifiers of the segments that take part; all by default.
-    guide, carry, compare, moving_resolution: as in core.pipeline.compute.
+    guide, carry, compare, moving_resolution: as in workflow.pipeline.compute.
     jacobian, distrust: also make these volumes.
     """
 
@@ -112,7 +112,7 @@ class Request:
 
     @property
     def options(self) -> dict[str, bool]:
-        """What `core.pipeline.compute` wants to know beside inputs and settings."""
+        """What `workflow.pipeline.compute` wants to know beside inputs and settings."""
         return {name: getattr(self, name) for name in ("guide", "carry", "compare", "moving_resolution")}
 
 
@@ -135,7 +135,7 @@ def register_nodes(
     Raises InputError before the registration starts if something in the nodes cannot be used. After any exception the
     scene holds the nodes that it held before.
     """
-    from ..core.pipeline import compute
+    from ..workflow.pipeline import compute
 
     asked = {name: value for name, value in asked.items() if value is not None}
     request = Request(fixed, moving, **asked)

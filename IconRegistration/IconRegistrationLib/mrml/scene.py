@@ -8,7 +8,7 @@ from pathlib import Path
 
 import slicer
 
-from ..core.errors import InputError
+from ..errors import InputError
 from .transforms import set_linear_interpolation
 
 

@@ -10,8 +10,8 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ..core.errors import InputError
-from ..core.geometry import Grid, Segment, Segmentation, flip_affine
+from ..errors import InputError
+from ..spatial.geometry import Grid, Segment, Segmentation, flip_affine
 from .transforms import array_from_matrix, matrix_from_array, world_matrix
 from .volumes import vtk_image
 

@@ -12,8 +12,8 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..core.errors import InputError
-from ..core.geometry import Grid, flip_affine, flip_vectors, flip_world_transform
+from ..errors import InputError
+from ..spatial.geometry import Grid, flip_affine, flip_vectors, flip_world_transform
 
 #: Marks the grid transforms whose displacement is linear between the samples: a file does not say it.
 LINEAR_ATTRIBUTE = "IconRegistration.linearInterpolation"
@@ -118,7 +118,7 @@ def field_from_node(node, grid: Grid | None = None):
     node is anything else or has a parent. With `grid`: any transform, from the world to the node's own space, sampled
     on `grid`; an inverse is then VTK's numerical one.
     """
-    from ..core.displacement import DisplacementField
+    from ..spatial.displacement import DisplacementField
 
     if grid is None:
         stored = _stored_grid_transform(node)

@@ -7,8 +7,8 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..core.errors import InputError
-from ..core.geometry import Grid, Image, flip_affine
+from ..errors import InputError
+from ..spatial.geometry import Grid, Image, flip_affine
 from .scene import place_beside
 from .transforms import array_from_matrix, matrix_from_array, world_matrix
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import slicer
 
-from ..core.errors import InputError
-from ..core.preflight import ImageFacts, Preflight, preflight
-from ..core.results import Inputs
+from ..errors import InputError
 from ..mrml.markups import landmarks_from_node
 from ..mrml.registration import Request, inputs_from_nodes
+from ..workflow.preflight import ImageFacts, Preflight, preflight
+from ..workflow.results import Inputs
 
 #: Events of a chosen node after which the preflight is another one.
 EVENTS = (
@@ -28,14 +28,14 @@ EVENTS = (
 
 
 class Checker:
-    """Asks core.preflight about nodes."""
+    """Asks workflow.preflight about nodes."""
 
     def __init__(self):
         self._facts: dict[tuple, ImageFacts] = {}
         self._inputs: tuple[tuple, Inputs] | None = None
 
     def check(self, request: Request, devices: list[dict] | None, speed: float) -> Preflight:
-        """The preflight of a request with two volumes. devices, speed: as in core.preflight."""
+        """The preflight of a request with two volumes. devices, speed: as in workflow.preflight."""
         try:
             inputs = self._inputs_of(request)
         except InputError as error:
@@ -79,3 +79,15 @@ def _state(node) -> tuple:
             parts.append(data.GetMTime() if data is not None else 0)
         node = node.GetParentTransformNode()
     return tuple(parts)
+
+
+def apply_state(fixed: bool, moving: bool, flight: Preflight | None, running: bool) -> tuple[bool, str, str]:
+    """(enabled, text, tooltip) of the Apply button; fixed, moving: whether these volumes are chosen."""
+    if running:
+        return True, "Cancel", "Stop the registration; the scene stays as it is."
+    if not (fixed and moving):
+        which = "a fixed and a moving volume" if not (fixed or moving) else f"a {'moving' if fixed else 'fixed'} volume"
+        return False, "Apply", f"Choose {which}."
+    if flight is None:
+        return False, "Apply", "The volumes are being looked at."
+    return flight.problem is None, "Apply", flight.problem or flight.summary

@@ -9,8 +9,8 @@ from collections.abc import Container, Iterable
 from dataclasses import fields, replace
 from enum import Enum
 
-from ..core.errors import InputError
-from ..core.settings import Settings
+from ..errors import InputError
+from ..registration.settings import Settings
 from .presets import OF_THE_MACHINE
 
 #: What the panel's slider and its parameter call all of the deformation.

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import catalog
-from ..core.errors import InputError
-from ..worker import OLDEST
+from ..errors import InputError
+from ..networks import catalog
+from ..worker.serve import OLDEST
 
 #: torch is no line of requirements.txt: the PyTorch extension installs the build that fits the machine.
 TORCH = f"torch>={OLDEST['torch']}"

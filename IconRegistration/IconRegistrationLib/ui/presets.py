@@ -11,9 +11,9 @@ import json
 import logging
 from dataclasses import dataclass, fields, replace
 
-from ..core.catalog import CARDS, ModelCard
-from ..core.errors import InputError
-from ..core.settings import Settings
+from ..errors import InputError
+from ..networks.cards import CARDS, ModelCard
+from ..registration.settings import Settings
 
 KEY = "IconRegistration/presets"
 #: The preset with which the user names a weights file; its model is up to the user.

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import qt
 import slicer
 
-from ..core.errors import InputError
-from ..core.report import WORDS, Report
+from ..errors import InputError
 from ..mrml import review
 from ..mrml.registration import Outputs, Request
+from ..quality.report import Report
+from ..quality.verdicts import WORDS
 from .choices import FULL_WARP, chosen_segments
 from .linked_cursor import STANDARD_VIEWS, LinkedCursor, slice_logic
 

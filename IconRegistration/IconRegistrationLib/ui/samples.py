@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core.phantom import make_phantom
+from ..demo.phantom import make_phantom
 from ..mrml.markups import node_from_landmarks
 from ..mrml.scene import temporary_nodes
 from ..mrml.segmentations import node_from_segmentation

@@ -13,17 +13,18 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..batch.progress import Pace
-from ..core import exchange
-from ..core.checks import check_inputs
-from ..core.errors import InputError
+from ..errors import InputError
 from ..mrml.registration import Outputs, Request, check_outputs, inputs_from_nodes, nodes_from_results
 from ..mrml.scene import place_beside
 from ..mrml.segmentations import node_from_segmentation, segmentation_from_node
 from ..mrml.transforms import field_from_node
 from ..mrml.volumes import image_from_node
+from ..worker import exchange
+from ..workflow.checks import check_inputs
+from ..workflow.pace import Pace
 from .dependencies import instruction
-from .process import Callbacks, WorkerProcess, private_folder, python_command, worker_environment
+from .process import Callbacks, WorkerProcess
+from .python import private_folder, python_command, worker_environment
 
 
 class Listener(Protocol):

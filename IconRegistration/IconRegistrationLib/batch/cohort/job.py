@@ -1,0 +1,263 @@
+"""What a worker does with one pair of a cohort: look what it is made of, register it, leave its row. Knows no Dask.
+
+A row is a JSON object:
+
+    {"id", "state": "done" | "failed" | "left", "key", "files": {role: {"path", "size", "mtime_ns", "sha256"}},
+     "settings": {fields of Settings}, "seconds", "worker": host, "error": sentence or null,
+     "report": Report.to_dict() or null, "notes": [sentence, ...]}
+
+"key" is a hash of all that decides about the results: two rows of one key have the same. As in git's index, the content
+of a file whose size and time of change are as noted is taken for unchanged.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ...errors import DeviceMemoryError, InputError
+from ...io.itk_images import SERIES_SEPARATOR
+from ...io.writing import sha256_of
+from ...networks import catalog
+from ..folder import FolderError, check_folder, written_whole
+from ..pair import Outputs, Pair, register_pair
+from .entries import Entry
+from .table import whole
+
+#: The row of a finished pair, among its results.
+ROW = "row.json"
+#: Part of every key: the version that first gave today's results. Cohorts of any version with the same go on;
+#: raise it only when finished pairs have to be registered again.
+_RESULTS_SINCE = "0.1.0"
+_BLOCK = 1 << 22
+#: Headers whose voxels lie in other files, which the header names line by line.
+_NAMING_HEADERS = (".mhd", ".nhdr")
+
+
+@dataclass(frozen=True)
+class Job:
+    """An entry of the manifest and all that a worker needs besides.
+
+    folder: of the cohort.  weights: SHA-256 of the network's, None without one.
+    register: `pair.register_pair`, or what is called and answers as it does.
+    """
+
+    entry: Entry
+    folder: Path
+    outputs: Outputs = field(default_factory=Outputs)
+    weights: str | None = None
+    register: Callable = register_pair
+
+    @property
+    def place(self) -> Path:
+        """The folder of the pair's results."""
+        return self.folder / "pairs" / self.entry.id
+
+    @property
+    def failure(self) -> Path:
+        """The file with the pair's row if it failed."""
+        return self.folder / "failed" / f"{self.entry.id}.json"
+
+
+def run(job: Job) -> dict:
+    """Register the pair, unless results of the same key are there, and return its row, without the report.
+
+    The row of a finished pair is written, as the results are; others are the driver's to write. "left" is a pair that
+    is not to blame: its results could not be written. An unexpected exception adds "traceback" to the row.
+    """
+    began = time.monotonic()
+    files = files_of(job.entry.pair)
+    try:
+        files = with_contents(files)
+        if not _done_already(job, files):
+            _register(job, files, began)
+        return row_of(job, files, "done", seconds=time.monotonic() - began)
+    except Exception as error:
+        if _done_already(job, files):  # by a worker that was thought to be lost
+            return row_of(job, files, "done", seconds=time.monotonic() - began)
+        state = "left" if isinstance(error, FolderError) else "failed"
+        row = row_of(job, files, state, seconds=time.monotonic() - began, error=sentence_of(error))
+        if not isinstance(error, (InputError, FolderError, MemoryError, DeviceMemoryError)):
+            row["traceback"] = traceback.format_exc()
+        out_of_memory = isinstance(error, (MemoryError, DeviceMemoryError))
+    if out_of_memory:  # out of the handler, whose exception holds what filled the memory
+        _models.release()
+    return row
+
+
+def _register(job: Job, files: dict, began: float) -> None:
+    pair = job.entry.pair
+    if job.place.exists():
+        check_folder(job.place, True, pair.files.values())
+    with written_whole(job.place) as partial:
+        results, notes = job.register(pair, partial, job.outputs, lambda stage, fraction: None, _load(job.weights))
+        changed = [role for role, now in files_of(pair, files).items() if now["sha256"] is None]
+        if changed:
+            raise InputError(f"{files[changed[0]]['path']} changed while it was registered; run the cohort again.")
+        report = results.report.to_dict()
+        row = row_of(job, files, "done", seconds=time.monotonic() - began, report=report, notes=notes)
+        write_row(partial / ROW, row)
+
+
+def _done_already(job: Job, files: dict) -> bool:
+    """Whether results of these contents are there; their row then learns of where the files now are."""
+    row = read_row(job.place / ROW)
+    if row is None or row["key"] != key_of(job, files):
+        return False
+    if row["files"] != files:
+        write_row(job.place / ROW, row | {"files": files})
+    return True
+
+
+def state_of(job: Job) -> str:
+    """ "done" or "failed" where this very job has ended so, else "left". Reads its row, and no input."""
+    for state, path in (("done", job.place / ROW), ("failed", job.failure)):
+        row = read_row(path)
+        if row is not None and row["key"] == key_of(job, files_of(job.entry.pair, row["files"])):
+            return state
+    return "left"
+
+
+def sentence_of(error: Exception) -> str:
+    """What a user reads of an exception."""
+    if isinstance(error, (InputError, DeviceMemoryError, FolderError)):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "This machine ran out of memory; crop or resample the images, or run fewer workers."
+    return f"Unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'it says no more'}.".replace("..", ".")
+
+
+# ----------------------------------------------------------------------------------------------------------- the row
+
+
+def row_of(job: Job, files: dict, state: str, *, seconds=None, worker=None, error=None, report=None, notes=()) -> dict:
+    """The row of a pair; worker: None for this computer."""
+    return {
+        "id": job.entry.id,
+        "state": state,
+        "key": key_of(job, files),
+        "files": files,
+        "settings": asdict(job.entry.pair.settings),
+        "seconds": None if seconds is None else round(seconds, 3),
+        "worker": worker or socket.gethostname(),
+        "error": error,
+        "report": report,
+        "notes": list(notes),
+    }
+
+
+def write_row(path: Path, row: dict) -> None:
+    """Whole or not at all."""
+    with whole(path) as file:
+        json.dump(row, file, indent=1)
+
+
+def read_row(path: Path) -> dict | None:
+    """None where there is none, or none that can be read."""
+    try:
+        row = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return row if isinstance(row, dict) and {"key", "files", "state"} <= row.keys() else None
+
+
+def key_of(job: Job, files: dict) -> str:
+    """Hash of what decides about the results: contents, settings, weights, wanted files, version of the results."""
+    pair = job.entry.pair
+    settings = asdict(pair.settings)
+    del settings["weights_dir"]  # where they lie; what they are counts
+    contents = {role: file["sha256"] or [file["size"], file["mtime_ns"]] for role, file in files.items()}
+    parts = [_RESULTS_SINCE, contents, settings, pair.guide, job.weights, asdict(job.outputs)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------- the files
+
+
+def files_of(pair: Pair, known: dict | None = None) -> dict[str, dict]:
+    """ "path", "size", "mtime_ns" and "sha256" of every file by its role, as they are now.
+
+    Of what consists of several files, size and time are sums. A file that is not there has None.
+    The hash is that of `known`, an earlier answer, where path, size and time are as they were, else None.
+    """
+    files = {}
+    for role, path in pair.files.items():
+        files[role] = {"path": path, **_stamp(path), "sha256": None}
+        before = (known or {}).get(role, {})
+        if files[role] == {**before, "sha256": None}:
+            files[role]["sha256"] = before["sha256"]
+    return files
+
+
+def with_contents(files: dict[str, dict]) -> dict[str, dict]:
+    """The same with the hash of every file that is there. Raises InputError for one that cannot be read."""
+    return {
+        role: {
+            **file,
+            "sha256": None if file["size"] is None else _sha256(file["path"], file["size"], file["mtime_ns"]),
+        }
+        for role, file in files.items()
+    }
+
+
+def _stamp(path: str) -> dict:
+    try:
+        found = [part.stat() for part in _parts(path)]
+    except OSError:
+        found = []
+    if not found:
+        return {"size": None, "mtime_ns": None}
+    return {"size": sum(stat.st_size for stat in found), "mtime_ns": sum(stat.st_mtime_ns for stat in found)}
+
+
+def _parts(path: str) -> list[Path]:
+    """The files that an input consists of: the slices of a DICOM folder; a header, and the files that it speaks of."""
+    main = Path(path.partition(SERIES_SEPARATOR)[0]).expanduser()
+    if main.is_dir():
+        return sorted(part for part in main.iterdir() if part.is_file())
+    if main.name.lower().endswith(_NAMING_HEADERS):
+        with open(main, "rb") as file:
+            lines = file.read(_BLOCK).decode("latin-1").splitlines()
+        names = [re.split(r"[:=]", line, maxsplit=1)[-1].strip() for line in lines]
+        return [main, *(part for name in names if name and (part := main.parent / name).is_file())]
+    twin = re.sub(r"\.(hdr|img)(\.gz)?$", lambda m: f".{ {'hdr': 'img', 'img': 'hdr'}[m[1]] }{m[2] or ''}", main.name)
+    return [main, main.with_name(twin)] if twin != main.name and main.with_name(twin).is_file() else [main]
+
+
+@functools.lru_cache(maxsize=64)  # an atlas is in every pair
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    """Of all parts; size and time are what the answer is remembered by."""
+    try:
+        return sha256_of(_parts(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check it.") from None
+
+
+# -------------------------------------------------------------------------------------------------------- the worker
+
+
+#: The network that this process keeps between pairs.
+_models = catalog.ModelKeeper()
+
+
+def _load(weights: str | None) -> Callable:
+    """`load` for `register_pair`: the kept network, if its weights are these."""
+
+    def load(name, **options):
+        loaded = _models.load(name, **options)
+        if loaded[2] != weights:
+            raise InputError(
+                f"{socket.gethostname()} has other weights of {name} than were hashed when the cohort was started; "
+                "copy them there, or name a folder that all computers see with --weights-dir, and start it again."
+            )
+        return loaded
+
+    return load

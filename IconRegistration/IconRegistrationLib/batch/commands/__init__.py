@@ -1,0 +1,1 @@
+"""The commands of `icon-registration`, one file each."""

@@ -1,0 +1,66 @@
+"""`icon-registration models`: what there is, under which licence, and where the weights are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ...errors import InputError
+from ..progress import Progress
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `models`."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only this one")
+    parser.add_argument("--download", action="store_true", help="fetch the weights of NAME now")
+    parser.add_argument("--weights-dir", metavar="DIR", help="where weights are and go (default: the user's cache)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def run(args: argparse.Namespace) -> None:
+    """What there is, under which licence, and where the weights are or would be."""
+    from ...networks.cards import CARDS
+    from ...networks.catalog import cache_folder, fetch_weights, find_card, find_weights
+
+    if args.download and not args.name:
+        raise InputError("--download needs the name of a model; see icon-registration models.")
+    cards = [find_card(args.name)] if args.name else list(CARDS.values())
+    if args.download:
+        progress = Progress(args.json)
+        try:
+            fetch_weights(cards[0], args.weights_dir, lambda done, total: progress("download", done / max(total, 1)))
+        finally:
+            progress.close()
+    listed = []
+    for card in cards:
+        weights = find_weights(card, args.weights_dir)
+        place = Path(args.weights_dir).expanduser() if args.weights_dir else cache_folder()
+        listed.append(
+            {
+                "name": card.name,
+                "title": card.title,
+                "description": card.description,
+                "licence": card.licence,
+                "citation": card.citation,
+                "training": card.training,
+                "limits": card.limits,
+                "results": card.results,
+                "url": card.url,
+                "megabytes": round(card.size / 1e6),
+                "weights": str(weights or place / card.filename) if weights or card.url else None,
+                "downloaded": weights is not None if card.url else None,
+            }
+        )
+    if args.json:
+        print(json.dumps({"models": listed}), flush=True)
+        return
+    for entry in listed:
+        print(f"{entry['name']}: {entry['title']}\n  {entry['description']}")
+        if entry["weights"]:
+            absent = f"not downloaded yet ({entry['megabytes']} MB); goes to"
+            state = {True: "here", False: absent, None: "shipped,"}[entry["downloaded"]]
+            print(f"  Licence: {entry['licence']}\n  Cite: {entry['citation']}\n  Weights: {state} {entry['weights']}")
+        for fact in ("training", "limits", "results"):
+            if entry[fact]:
+                print(f"  {fact.capitalize()}: {entry[fact]}")

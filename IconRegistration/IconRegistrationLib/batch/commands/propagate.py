@@ -1,0 +1,184 @@
+"""`icon-registration propagate`: the labels of one atlas or several, carried to many images.
+
+Every atlas is registered to every image by the cohort's runner, in a folder that is a cohort's:
+
+    DIR/pairs/<image>_from_<atlas>/     a registration, as `register` writes it
+    DIR/segmentations/<image>.seg.nrrd  what the atlases say of an image, fused where there are several
+    DIR/segmentations/<image>.json      of which registrations: what is not changed since is not fused again
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from ...registration.settings import Settings
+from ..cohort.entries import Entry, everywhere
+from ..cohort.ids import names_of
+from ..cohort.job import ROW, read_row, write_row
+from ..folder import FolderError, trouble
+from ..options import add_settings, settings_of
+from ..pair import Outputs, Pair, check_files
+from .cohort import add_execution, check_execution, run_entries
+
+MAJORITY, LOCAL = "majority", "local"
+_LONGEST_ID = 100
+
+
+@dataclass(frozen=True)
+class Target:
+    """An image, and its registrations to the atlases. image: its path."""
+
+    name: str
+    image: str
+    entries: tuple[Entry, ...]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `propagate`."""
+    parser.epilog = "Started again with the same DIR it goes on where it stopped. docs/cohort.md says more."
+    what = parser.add_argument_group("inputs")
+    what.add_argument(
+        "--atlas",
+        action="append",
+        nargs=2,
+        required=True,
+        metavar=("IMAGE", "SEGMENTATION"),
+        help="an atlas and its labels; give it again for further ones",
+    )
+    what.add_argument("--images", nargs="+", required=True, metavar="FILE", help="what gets the labels")
+    add_settings(parser)
+    out = parser.add_argument_group("outputs")
+    out.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write; may be a begun one")
+    out.add_argument(
+        "--fusion",
+        choices=(MAJORITY, LOCAL),
+        default=LOCAL,
+        help="each atlas has one vote, or as much as its image resembles the other there (default: local)",
+    )
+    out.add_argument("--agreement", action="store_true", help="also write which share of the vote won")
+    out.add_argument("--no-pictures", action="store_true", help="draw no pictures of the registrations")
+    out.add_argument("--json", action="store_true", help="progress and result as JSON objects on stdout")
+    add_execution(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code: 0 if every image has the labels of every atlas, 3 if some could not be registered, 1 as cohort."""
+    check_execution(args)
+    targets = targets_of(args.images, args.atlas, everywhere(settings_of(args)))
+    args.out = args.out.expanduser().resolve()
+    entries = [entry for target in targets for entry in target.entries]
+    code = run_entries(args, entries, (), Outputs(scene=False, pictures=not args.no_pictures))
+    if code == 1:
+        return code
+    written = 0
+    try:
+        for target in targets:
+            written += write_segmentation_of(target, args.out, args.fusion, args.agreement)
+    except BaseException as stop:
+        if isinstance(stop, Exception):
+            raise
+        standing = f"{written} of {len(targets)} images have labels"
+        raise type(stop)(f"stopped; {standing}. The same command goes on.") from None
+    folder = args.out / "segmentations"
+    if args.json:
+        print(json.dumps({"segmentations": {"folder": str(folder), "written": written}}), flush=True)
+    else:
+        print(f"{written} of {len(targets)} images have labels now, in {folder}")
+    return code
+
+
+def targets_of(images: Sequence[str], atlases: Sequence[Sequence[str]], settings: Settings) -> list[Target]:
+    """What is to be registered. atlases: (image, segmentation) each. Raises InputError if a file is not there."""
+    check_files(path for atlas in atlases for path in atlas)
+    check_files(images)
+    images, atlases = _absolute(images), [_absolute(atlas) for atlas in atlases]
+    atlas_names = names_of([image for image, _ in atlases])
+    same = set(images) & {image for image, _ in atlases}
+    if same:
+        raise InputError(f"{min(same)} is an atlas, which has its labels; leave it away from --images.")
+    return [
+        Target(
+            name,
+            image,
+            tuple(
+                Entry(_id(name, atlas_name), Pair(image, atlas, moving_segmentation=labels, settings=settings))
+                for atlas_name, (atlas, labels) in zip(atlas_names, atlases, strict=True)
+            ),
+        )
+        for name, image in zip(names_of(images), images, strict=True)
+    ]
+
+
+def _absolute(paths: Sequence[str]) -> list[str]:
+    """As workers elsewhere find them; "folder::UID" of a DICOM series stays one."""
+    return [str(Path(path).expanduser().absolute()) for path in paths]
+
+
+def _id(image: str, atlas: str) -> str:
+    """Of the pair; a name that is too long for a folder ends in a hash of it."""
+    name = f"{image}_from_{atlas}"
+    if len(name.encode()) <= _LONGEST_ID:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: _LONGEST_ID - 13].decode(errors='ignore')}-{digest}"
+
+
+def write_segmentation_of(target: Target, folder: Path, fusion: str, agreement: bool) -> bool:
+    """What the atlases that could be registered say of an image; whether there is any. Nothing is done twice.
+
+    folder: of the cohort.  agreement: also write the share of the vote that won.
+    Raises FolderError if the disk does not take it.
+    """
+    from ...io.images import write_image
+    from ...io.segmentations import write_segmentation
+
+    pairs = {entry.id: folder / "pairs" / entry.id for entry in target.entries}
+    rows = {name: read_row(place / ROW) for name, place in pairs.items()}
+    keys = {name: row["key"] for name, row in rows.items() if row and not (folder / "failed" / f"{name}.json").exists()}
+    if not keys:
+        return False
+    result, note, shares = (
+        folder / "segmentations" / f"{target.name}{end}" for end in (".seg.nrrd", ".json", "_agreement.nii.gz")
+    )
+    made_of = {"registrations": keys, "fusion": fusion if len(keys) > 1 else None}
+    if _read(note) == made_of and result.exists() and (shares.exists() or not agreement):
+        return True
+    fused = _fused(target, [pairs[name] for name in keys], fusion)
+    try:
+        result.parent.mkdir(exist_ok=True)
+        for former in (note, shares):
+            former.unlink(missing_ok=True)
+        write_segmentation(fused.segmentation, result)
+        if agreement:
+            write_image(fused.agreement, shares)
+        write_row(note, made_of)
+    except OSError as error:
+        raise FolderError(trouble(result.parent, error)) from None
+    return True
+
+
+def _read(note: Path) -> dict | None:
+    try:
+        return json.loads(note.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _fused(target: Target, places: Sequence[Path], fusion: str):
+    """The segmentations in the folders of the registrations, as a `Fusion`."""
+    from ...io.images import read_image
+    from ...io.segmentations import read_segmentation
+    from ...quality.fusion import fuse, vote_weights
+
+    segmentations = [read_segmentation(place / "warped_segmentation.seg.nrrd") for place in places]
+    weights = None
+    if fusion == LOCAL and len(places) > 1:
+        image = read_image(target.image)
+        weights = [vote_weights(read_image(place / "warped.nii.gz"), image) for place in places]
+    return fuse(segmentations, weights)

@@ -1,0 +1,138 @@
+"""`icon-registration warp`: a saved transform, applied to a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...errors import InputError
+from ..pair import check_files
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `warp`."""
+    parser.epilog = (
+        "Volumes and segmentations of the moving side are warped by transform.*, those of the fixed side by inverse.*; "
+        "points go the other way: moving landmarks are carried to the fixed image by inverse.*."
+    )
+    parser.add_argument("--input", required=True, metavar="FILE", help="what is warped")
+    parser.add_argument(
+        "--transform", required=True, metavar="FILE", help=".nii.gz, .h5 or .tfm, from this or from ITK"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="the warped file")
+    parser.add_argument("--reference", metavar="FILE", help="volume on whose grid the result lies; not for landmarks")
+    parser.add_argument("--kind", choices=("auto", *WARPERS), default="auto", help="auto goes by the name of the file")
+    parser.add_argument(
+        "--interpolation",
+        choices=("linear", "cubic", "nearest", "label"),
+        help="default: linear for an image, else nearest; label smooths the borders of labels",
+    )
+    parser.add_argument("--background", type=float, metavar="V", help="outside of an image (default: its own air)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, warp, write one file."""
+    kind = _kind_of(args.input) if args.kind == "auto" else args.kind
+    check_files([path for path in (args.input, args.transform, args.reference) if path])
+    allowed = INTERPOLATIONS[kind]
+    if args.interpolation and args.interpolation not in allowed:
+        wanted = " or ".join(allowed) or "none"
+        raise InputError(f"--interpolation {args.interpolation} does not suit {kind}; choose {wanted}.")
+    if kind == "landmarks" and args.reference:
+        raise InputError(f"Landmarks have no grid: leave --reference {args.reference} away.")
+    if kind != "landmarks" and not args.reference:
+        raise InputError(f"A warped {kind} needs a grid; give the fixed volume as --reference.")
+    if args.background is not None and kind != "image":
+        raise InputError(f"--background {args.background:g} is for images; leave it away for {kind}.")
+    WARPERS[kind](args)
+    print(args.out)
+
+
+def _kind_of(path: str) -> str:
+    name = path.lower()
+    if name.endswith((".json", ".fcsv", ".csv", ".vtk")):
+        return "landmarks"
+    return "segmentation" if name.endswith(".seg.nrrd") else "image"
+
+
+def _warp_landmarks(args: argparse.Namespace) -> None:
+    import dataclasses
+
+    import numpy as np
+
+    from ...io.landmarks import read_landmarks, write_landmarks
+    from ...io.transforms import read_transform
+    from ...io.writing import writable
+
+    writable(args.out, (".mrk.json",))
+    landmarks, transform = read_landmarks(args.input), read_transform(args.transform)
+    moved = np.array([transform.TransformPoint(point.tolist()) for point in landmarks.points])
+    write_landmarks(dataclasses.replace(landmarks, points=moved), args.out)
+
+
+def _warp_segmentation(args: argparse.Namespace) -> None:
+    from ...io.itk_images import IMAGE_SUFFIXES
+    from ...io.segmentations import read_segmentation, write_segmentation
+    from ...io.writing import writable
+    from ...spatial.field import warp_segmentation
+
+    writable(args.out, IMAGE_SUFFIXES)
+    segmentation, (field, grid) = read_segmentation(args.input), _field_and_grid(args)
+    write_segmentation(warp_segmentation(segmentation, field, grid, _label_method(args)), args.out)
+
+
+def _warp_labels(args: argparse.Namespace) -> None:
+    from ...io.images import read_image, write_image
+    from ...io.itk_images import IMAGE_SUFFIXES
+    from ...io.writing import writable
+    from ...spatial.field import warp_labels
+
+    writable(args.out, IMAGE_SUFFIXES)
+    labels, (field, grid) = read_image(args.input), _field_and_grid(args)
+    write_image(warp_labels(labels, field, grid, _label_method(args)), args.out)
+
+
+def _warp_image(args: argparse.Namespace) -> None:
+    from ...io.images import read_image, write_image
+    from ...io.itk_images import IMAGE_SUFFIXES
+    from ...io.writing import writable
+    from ...registration.checks import check_image
+    from ...registration.intensity import background_value
+    from ...spatial.field import in_type_of, warp_image
+
+    writable(args.out, IMAGE_SUFFIXES)
+    image, (field, grid) = read_image(args.input), _field_and_grid(args)
+    check_image(image)
+    order = {"linear": 1, "cubic": 3, "nearest": 0}[args.interpolation or "linear"]
+    outside = background_value(image) if args.background is None else args.background
+    write_image(in_type_of(image, warp_image(image, field, grid, order, outside)), args.out)
+
+
+def _field_and_grid(args: argparse.Namespace):
+    """The transform as a field, sampled on the reference's grid unless it has samples of its own; and that grid."""
+    from ...io.images import read_image
+    from ...io.transforms import read_transform
+    from ...spatial.displacement import DisplacementField
+
+    grid = read_image(args.reference).grid
+    transform = read_transform(args.transform)
+    has_samples = hasattr(transform, "GetDisplacementField")
+    return DisplacementField.from_itk(transform, None if has_samples else grid), grid
+
+
+def _label_method(args: argparse.Namespace) -> str:
+    return "linear" if args.interpolation == "label" else "nearest"
+
+
+WARPERS = {
+    "image": _warp_image,
+    "labels": _warp_labels,
+    "segmentation": _warp_segmentation,
+    "landmarks": _warp_landmarks,
+}
+INTERPOLATIONS = {
+    "image": ("linear", "cubic", "nearest"),
+    "labels": ("nearest", "label"),
+    "segmentation": ("nearest", "label"),
+    "landmarks": (),
+}

@@ -1,1 +1,0 @@
-"""Registration on arrays: numpy, torch and itk, no scene and no window."""

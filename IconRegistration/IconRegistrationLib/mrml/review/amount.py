@@ -1,0 +1,51 @@
+"""Scale the warp that is shown, without changing the saved transform."""
+
+from __future__ import annotations
+
+import slicer
+
+from ...errors import InputError
+from ..transforms import LINEAR_ATTRIBUTE
+from .before import Before
+
+
+def set_warp_amount(transform, amount: float) -> None:
+    """Show that part of a grid transform's displacement, 0 (none) to 1 (all): what lies under it follows at once.
+
+    It scales both directions of the node, and what a file of it or `field_from_node` would hold: see `viewing_copy`.
+    Raises InputError if the node holds no displacement grid.
+    """
+    if not 0 <= amount <= 1:
+        raise InputError(f"The warp amount is between 0 and 1, not {amount:g}.")
+    _grid_transform(transform).SetDisplacementScale(amount)
+
+
+def viewing_copy(before: Before, transform):
+    """A grid transform node with the displacements of `transform`, of which a part can be shown.
+
+    The samples are shared, not copied. `transform` itself keeps all of the displacement, for a file would hold what is
+    shown, and no event tells of every file that is written. The copy is not saved.
+    """
+    node = before.add("vtkMRMLGridTransformNode", f"{transform.GetName()}, as shown")
+    node.SetAndObserveTransformFromParent(_with_all_displacement(transform))
+    node.SetAttribute(LINEAR_ATTRIBUTE, "1")
+    return node
+
+
+def _with_all_displacement(transform):
+    """The vtkOrientedGridTransform of a node, sharing the samples, whatever amount of it is shown."""
+    shown = _grid_transform(transform)
+    whole = slicer.vtkOrientedGridTransform()
+    whole.SetGridDirectionMatrix(shown.GetGridDirectionMatrix())
+    whole.SetDisplacementGridData(shown.GetDisplacementGrid())
+    whole.SetInterpolationMode(shown.GetInterpolationMode())
+    if shown.GetInverseFlag():
+        whole.Inverse()
+    return whole
+
+
+def _grid_transform(node):
+    stored = slicer.vtkOrientedGridTransform.SafeDownCast(node.GetTransformFromParent())
+    if stored is None or stored.GetDisplacementGrid() is None:
+        raise InputError(f"The transform {node.GetName()!r} holds no displacement field; choose a registration's.")
+    return stored

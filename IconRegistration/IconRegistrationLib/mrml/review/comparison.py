@@ -1,0 +1,198 @@
+"""Compare two volumes in the slice views: blend, flicker, checkerboard, curtain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+from vtk.util.numpy_support import vtk_to_numpy
+
+from ...errors import InputError
+from ...registration.intensity import guess_modality
+from ...spatial.geometry import Grid, Image
+from ..volumes import image_from_node, node_from_image
+from .before import Before, _display, put_under, take_out
+
+#: Directions of the curtain: from, to. Within Slicer's views: from the left or the top of the picture.
+CURTAIN_DIRECTIONS = ("R-L", "A-P", "S-I")
+
+#: The value of voxels that are cut out of a float32 volume.
+_HOLE = -1e30
+
+
+def show_carried(before: Before, composites, still: list, carried: list, transform) -> None:
+    """One image's data under `transform`, its volume over the other image's, in all slice views.
+
+    still, carried: nodes of the two images, the volume first. Forward: fixed, moving, and the forward transform; the
+    other direction: moving, fixed, and the backward one. What lay under a registration and is now still is taken out.
+    """
+    for node in still:
+        take_out(before, node)
+    for node in carried:
+        put_under(before, node, transform)
+    show_comparison(before, composites, still[0], carried[0])
+
+
+def show_comparison(before: Before, composites, fixed, moving, opacity: float = 0.5) -> None:
+    """The volume `fixed` in the background, `moving` over it with matched window and level, in the given slice views.
+
+    moving: any volume that lies on the fixed one: warped, or under the transform.
+    """
+    match_window(before, fixed, moving)
+    for composite in composites:
+        before.change(composite, "BackgroundVolumeID", fixed.GetID())
+        before.change(composite, "ForegroundVolumeID", moving.GetID())
+    blend(before, composites, opacity)
+
+
+def match_window(before: Before, fixed, moving) -> None:
+    """Show `moving` with the window and level that correspond to those of `fixed`, which stay as they are.
+
+    Two CTs have one scale, Hounsfield units, and get the same window. Otherwise the window is carried over by the
+    linear map that takes the fixed image's 1st and 99th percentiles (of a sample of its voxels) to the moving image's:
+    MR has no scale of its own. Colours of the two stay. Label maps are left alone.
+    """
+    shown, display = _display(fixed), _display(moving)
+    if not all(isinstance(each, slicer.vtkMRMLScalarVolumeDisplayNode) for each in (shown, display)):
+        return
+    low, high = shown.GetWindowLevelMin(), shown.GetWindowLevelMax()
+    images = [_sample(node) for node in (fixed, moving)]
+    if not all(guess_modality(image) == "ct" for image in images):
+        (low_fixed, high_fixed), (low_moving, high_moving) = (
+            np.nanpercentile(image.array, (1, 99)).tolist() for image in images
+        )
+        if high_fixed > low_fixed and high_moving > low_moving:
+            scale = (high_moving - low_moving) / (high_fixed - low_fixed)
+            low, high = (low_moving + (value - low_fixed) * scale for value in (low, high))
+    before.change(display, "AutoWindowLevel", False)
+    before.change(display, "Window", high - low)
+    before.change(display, "Level", (low + high) / 2)
+
+
+def _sample(node) -> Image:
+    """Every n-th voxel of a volume node, a million or so, wherever they lie."""
+    voxels = _voxels(node)
+    step = max(1, round((voxels.size / 1e6) ** (1 / 3)))
+    thinned = voxels[::step, ::step, ::step]
+    return Image(thinned, Grid(thinned.shape, np.eye(4)), node.GetName())
+
+
+def _voxels(node) -> np.ndarray:
+    """[k, j, i], a view: what is written into it is in the node."""
+    voxels = node.GetImageData()
+    return vtk_to_numpy(voxels.GetPointData().GetScalars()).reshape(voxels.GetDimensions()[::-1])
+
+
+def blend(before: Before, composites, opacity: float) -> None:
+    """How much of the foreground volume is seen, 0 to 1."""
+    for composite in composites:
+        before.change(composite, "ForegroundOpacity", opacity)
+
+
+def flicker(before: Before, composites) -> None:
+    """Show the other one of background and foreground, alone; for a timer to call. `blend` ends it."""
+    shown = any(composite.GetForegroundOpacity() > 0.5 for composite in composites)
+    blend(before, composites, 0 if shown else 1)
+
+
+@dataclass
+class CutVolume:
+    """A copy of a volume with transparent holes, to lie over another one at full opacity.
+
+    node: the copy.  source: the volume node that it was made of.  hole: the value that is not drawn.
+    curtain: direction and number of planes shown of the curtain that it holds now; None if it holds another pattern.
+    """
+
+    node: Any
+    source: Any
+    hole: float
+    curtain: tuple[str, int] | None = None
+
+
+def cut_volume(before: Before, source) -> CutVolume:
+    """A copy of a volume node for `checkerboard` and `curtain`, nothing cut yet, displayed as the source is now.
+
+    Voxels of any type become float32, for the hole's value: far enough below all others that a view, which interpolates
+    between the two, shows no dark seam around a hole. The display's threshold hides it. A label map stays one, and its
+    holes are its background, 0, which its colour table leaves clear.
+    """
+    image = image_from_node(source)
+    shown = _display(source)
+    is_labels = source.IsA("vtkMRMLLabelMapVolumeNode")
+    voxels, hole = (image.array, 0.0) if is_labels else (image.array.astype(np.float32, copy=False), _HOLE)
+    node = before.add(source.GetClassName(), f"{source.GetName()}, cut")
+    display = node.GetDisplayNode()
+    display.CopyContent(shown)
+    display.SetAndObserveColorNodeID(shown.GetColorNodeID())
+    display.SetSaveWithScene(False)
+    if not is_labels:
+        low, high = source.GetImageData().GetScalarRange()
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(shown.GetWindow(), shown.GetLevel())
+        display.SetAutoThreshold(False)
+        display.SetThreshold(low - 1e-3 * ((high - low) or 1), high + 1e-3 * ((high - low) or 1))
+        display.SetApplyThreshold(True)
+    # last: a display that finds window and level itself would look at every voxel
+    node_from_image(before.scene, Image(voxels, image.grid), "", node)
+    return CutVolume(node, source, hole)
+
+
+def checkerboard(cut: CutVolume, cells: int) -> None:
+    """Cubes of the volume and holes by turns, `cells` along its longest axis; the first voxel lies in a cube."""
+    grid, voxels, source = image_from_node(cut.node).grid, _voxels(cut.node), _voxels(cut.source)
+    edge = grid.extent.max() / cells
+    odd = [
+        (((np.arange(n) + 0.5) * spacing / edge).astype(int) % 2).astype(bool)
+        for n, spacing in zip(grid.shape, grid.spacing[::-1], strict=True)
+    ]
+    plane = odd[1][:, None] ^ odd[2][None, :]
+    for k, flipped in enumerate(odd[0]):
+        np.copyto(voxels[k], source[k])
+        voxels[k][plane ^ flipped] = cut.hole
+    cut.curtain = None
+    _show_voxels(cut)
+
+
+def curtain(cut: CutVolume, direction: str, fraction: float) -> None:
+    """The volume from one side up to `fraction` of its breadth, then nothing. direction: of CURTAIN_DIRECTIONS.
+
+    The edge is a plane of voxels, of the grid's axis that is nearest to the direction. Moving it writes the voxels
+    between the old and the new place alone.
+    """
+    voxels, source = _voxels(cut.node), _voxels(cut.source)
+    axis, rises = _axis_along(image_from_node(cut.node).grid, direction)
+    planes = voxels.shape[axis]
+    count = round(min(max(fraction, 0), 1) * planes)
+    known = cut.curtain is not None and cut.curtain[0] == direction
+    old = cut.curtain[1] if known else 0
+    slabs = [(min(old, count), max(old, count), count > old)] if known else [(0, count, True), (count, planes, False)]
+    for start, stop, is_shown in slabs:
+        if not rises:
+            start, stop = planes - stop, planes - start
+        slab = (slice(None),) * axis + (slice(start, stop),)
+        voxels[slab] = source[slab] if is_shown else cut.hole
+    cut.curtain = (direction, count)
+    _show_voxels(cut)
+
+
+def _world_axis(direction: str) -> int:
+    """0, 1, 2 for x, y, z."""
+    if direction not in CURTAIN_DIRECTIONS:
+        raise InputError(f"No curtain goes {direction!r}; choose of {', '.join(CURTAIN_DIRECTIONS)}.")
+    return CURTAIN_DIRECTIONS.index(direction)
+
+
+def _axis_along(grid: Grid, direction: str) -> tuple[int, bool]:
+    """The axis of an array on `grid` that is nearest to the direction, and whether its index rises along it."""
+    row = _world_axis(direction)
+    component = grid.direction[row] * (1, 1, -1)[row]  # LPS: from R to L and from A to P rise, from S to I falls
+    axis = int(np.abs(component).argmax())
+    return 2 - axis, bool(component[axis] > 0)
+
+
+def _show_voxels(cut: CutVolume) -> None:
+    voxels = cut.node.GetImageData()
+    voxels.GetPointData().GetScalars().Modified()
+    voxels.Modified()

@@ -1,0 +1,1 @@
+"""ICON-family networks: architecture, inference, model cards, weights, devices."""

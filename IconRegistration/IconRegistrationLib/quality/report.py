@@ -1,0 +1,244 @@
+"""What is said about a registration: numbers before and after, verdicts; as a table, JSON and CSV.
+
+quality/measures.py measures it. No torch here: Slicer's own process shows reports.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from ..io.writing import replacing, writable
+from .values import Change, Deformation, LandmarkQuality, SegmentQuality, Similarity, mean_change, pair_of
+from .verdicts import Verdict
+
+#: Rows per group that a terminal gets to see, the worst first.
+TABLE_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the tables; `before` is None where there is no such thing."""
+
+    group: str
+    name: str
+    measure: str
+    unit: str
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured about one registration."""
+
+    similarity: Similarity
+    segments: tuple[SegmentQuality, ...]
+    landmarks: tuple[LandmarkQuality, ...]
+    deformation: Deformation
+    verdicts: tuple[Verdict, ...]
+    provenance: dict = field(default_factory=dict)
+
+    @property
+    def dice(self) -> Change:
+        """Mean over the segments that both segmentations have."""
+        return mean_change(s.dice for s in self.segments)
+
+    @property
+    def hd95(self) -> Change:
+        """Mean over the segments, mm."""
+        return mean_change(s.hd95 for s in self.segments)
+
+    @property
+    def target_registration_error(self) -> Change:
+        """Mean over the landmarks, mm."""
+        return mean_change(landmark.error for landmark in self.landmarks)
+
+    def rows(self) -> list[Row]:
+        """Every number once, in the order of the table."""
+        rows = [
+            Row("Images", "", "correlation", "", *pair_of(self.similarity.ncc)),
+            Row("Images", "", "normalised mutual information", "", *pair_of(self.similarity.mutual_information)),
+            Row("Images", "", "overlap", "", *pair_of(self.similarity.overlap)),
+        ]
+        if self.segments:
+            rows += [
+                Row("Segments", "mean", "Dice", "", *pair_of(self.dice)),
+                Row("Segments", "mean", "HD95", "mm", *pair_of(self.hd95)),
+            ]
+        for s in self.segments:
+            rows += [
+                Row("Segments", s.name, "Dice", "", *pair_of(s.dice)),
+                Row("Segments", s.name, "HD95", "mm", *pair_of(s.hd95)),
+                Row("Segments", s.name, "volume, fixed and mapped", "mm3", s.fixed_mm3, s.mapped_mm3),
+                Row("Segments", s.name, "volume ratio", "", None, s.volume_ratio),
+                Row("Segments", s.name, "volume in the moving segmentation", "mm3", None, s.moving_mm3),
+            ]
+        if self.landmarks:
+            errors = np.array([pair_of(landmark.error) for landmark in self.landmarks])
+            for name, function in (("mean", np.mean), ("median", np.median), ("max", np.max)):
+                before, after = (float(v) for v in function(errors, axis=0))
+                rows.append(Row("Landmarks", name, "target registration error", "mm", before, after))
+        for landmark in self.landmarks:
+            rows.append(Row("Landmarks", landmark.label, "target registration error", "mm", *pair_of(landmark.error)))
+        d = self.deformation
+        rows += [
+            Row("Map", "", "folding, share", "", None, d.folding.share),
+            Row("Map", "", "folding, lattice points", "", None, d.folding.count),
+            Row("Map", "", "smallest Jacobian", "", None, d.folding.minimum),
+            Row("Map", "", "spread of the log Jacobian", "", None, d.log_jacobian_sd),
+        ]
+        for measure, spread in (("displacement", d.displacement), ("inverse consistency", d.inverse_consistency)):
+            for name, value in zip(("mean", "median", "95 %", "max"), vars(spread).values(), strict=True):
+                rows.append(Row("Map", name, measure, "mm", None, value))
+        return rows
+
+    def table(self) -> str:
+        """For a terminal: per group the means, then the worst segments and landmarks."""
+        lines = ["Registration quality" + " " * 26 + "     before      after"]
+        lines += ["Images", *(_line(row.measure, row.unit, row.before, row.after) for row in self.rows()[:3])]
+        if self.segments:
+            lines.append(
+                f"Segments ({len(self.segments)})" + " " * 20 + "Dice before, after   HD95 mm before, after  volume"
+            )
+            for name, dice, hd95, ratio in _limited(
+                [("mean", self.dice, self.hd95, None)],
+                [(s.name, s.dice, s.hd95, s.volume_ratio) for s in sorted(self.segments, key=_worst_dice_first)],
+            ):
+                if name is None:
+                    lines.append(f"  {dice}")
+                else:
+                    numbers = [_text(v, 8) for v in (*pair_of(dice), *pair_of(hd95))]
+                    lines.append(f"  {name[:30]:<30}{'  '.join(numbers)}  {'' if ratio is None else _text(ratio, 7)}")
+        if self.landmarks:
+            lines.append(f"Landmarks ({len(self.landmarks)}), target registration error")
+            means = [row for row in self.rows() if row.group == "Landmarks"][:3]
+            worst = sorted(self.landmarks, key=lambda landmark: -landmark.error.after)
+            for name, error, _, _ in _limited(
+                [(row.name, Change(row.before, row.after), None, None) for row in means],
+                [(landmark.label, landmark.error, None, None) for landmark in worst],
+            ):
+                lines.append(f"  {error}" if name is None else _line(name, "mm", *pair_of(error)))
+        lines.append("Map")
+        for row in self.rows():
+            if row.group == "Map":
+                lines.append(_line(f"{row.measure} {row.name}".strip(), row.unit, row.before, row.after))
+        if self.deformation.folding.count:
+            x, y, z = self.deformation.folding.place
+            lines.append(f"  worst folding at ({x:.1f}, {y:.1f}, {z:.1f}) mm, LPS")
+        lines.append("Verdict")
+        lines += [f"  {v.level.upper():<6}{v.measure}: {v.meaning}" for v in self.verdicts]
+        return "\n".join(lines)
+
+    __str__ = table
+
+    @classmethod
+    def from_plain(cls, plain: dict) -> Report:
+        """The inverse of `dataclasses.asdict`, exact: NaN, infinities and all."""
+        return _rebuilt(cls, plain)
+
+    def to_dict(self) -> dict:
+        """Nested, with nothing that JSON lacks: NaN and infinity become None."""
+        d = self.deformation
+        return _plain(
+            {
+                "similarity": {name: vars(change) for name, change in vars(self.similarity).items()},
+                "segments": {
+                    s.name: {
+                        "dice": vars(s.dice),
+                        "hd95_mm": vars(s.hd95),
+                        "volume": {
+                            "fixed_mm3": s.fixed_mm3,
+                            "mapped_mm3": s.mapped_mm3,
+                            "moving_mm3": s.moving_mm3,
+                            "ratio": s.volume_ratio,
+                        },
+                    }
+                    for s in self.segments
+                },
+                "landmarks_mm": {landmark.label: vars(landmark.error) for landmark in self.landmarks},
+                "means": {
+                    "dice": vars(self.dice),
+                    "hd95_mm": vars(self.hd95),
+                    "target_registration_error_mm": vars(self.target_registration_error),
+                },
+                "deformation": {
+                    "folding": vars(d.folding),
+                    "log_jacobian_sd": d.log_jacobian_sd,
+                    "displacement_mm": vars(d.displacement),
+                    "inverse_consistency_mm": vars(d.inverse_consistency),
+                },
+                "verdicts": [vars(v) for v in self.verdicts],
+                "provenance": self.provenance,
+            }
+        )
+
+    def write_json(self, path) -> None:
+        path = writable(path, (".json",))
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def write_csv(self, path) -> None:
+        """One line per measure and segment or landmark: group, name, measure, unit, before, after."""
+        path = writable(path, (".csv",))
+        with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["group", "name", "measure", "unit", "before", "after"])
+            for row in self.rows():
+                values = ["" if v is None or not math.isfinite(v) else repr(float(v)) for v in (row.before, row.after)]
+                writer.writerow([row.group, row.name, row.measure, row.unit, *values])
+
+
+def _rebuilt(kind, plain):
+    """A value of the annotation `kind` from what `dataclasses.asdict` (and JSON, which has no tuples) made of it."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _rebuilt(hints[name], value) for name, value in plain.items()})
+    if get_origin(kind) is tuple:
+        element = get_args(kind)[0]  # all elements of our tuples have one type
+        return tuple(_rebuilt(element, value) for value in plain)
+    return plain
+
+
+def _worst_dice_first(segment: SegmentQuality) -> float:
+    return segment.dice.after if math.isfinite(segment.dice.after) else 2.0
+
+
+def _limited(summary: list[tuple], rows: list[tuple]) -> list[tuple]:
+    """All of the summary, the first of the rows, and a line (with None for a name) that counts the rest."""
+    hidden = len(rows) - TABLE_ROWS
+    return summary + rows[:TABLE_ROWS] + ([(None, f"... and {hidden} more", None, None)] if hidden > 0 else [])
+
+
+def _line(name: str, unit: str, before: float | None, after: float) -> str:
+    label = f"{name} [{unit}]" if unit else name
+    return f"  {label[:44]:<44}{_text(before, 11)}{_text(after, 11)}"
+
+
+def _text(value: float | None, width: int) -> str:
+    if value is None:
+        return " " * width
+    if not math.isfinite(value):
+        return f"{'-' if math.isnan(value) else 'inf':>{width}}"
+    return f"{value:>{width}.4g}"
+
+
+def _plain(value):
+    """Only what JSON has: dict, list, str, int, float, bool, None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)

@@ -1,0 +1,1 @@
+"""Two images to two displacement fields."""

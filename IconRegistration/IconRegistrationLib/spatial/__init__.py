@@ -1,0 +1,1 @@
+"""Geometry, displacement fields, sampling and lattices: values and arithmetic in mm."""

@@ -1,0 +1,275 @@
+"""The displacement field: from the network's map to mm, to ITK, and what one does with it.
+
+A `DisplacementField` is ITK's resampling direction: T(x) = x + displacement(x) takes points of the FIXED image to
+points of the MOVING image, so it pulls moving data onto the fixed grid (Slicer: TransformFromParent of the node under
+which moving data is placed). Displacements are (x, y, z) in mm, LPS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from .displacement import DisplacementField
+from .geometry import Grid, Image, Segmentation
+from .sampling import affine_index, as_volume, inside, interpolate, interpolate_affine, nearest, slabs, voxel_to_voxel
+
+
+def flatten(
+    phi,
+    fixed_lattice: Grid,
+    moving_lattice: Grid,
+    cover: Grid | None = None,
+    linear: np.ndarray | None = None,
+) -> DisplacementField:
+    """The map `phi` in unit coordinates as one displacement field in mm: T(x) = M phi(F^-1 x).
+
+    phi: tensor or array [1, 3, D, H, W] on `fixed_lattice`: places on `moving_lattice`, components in the order of the
+        axes (k, j, i), 0 and 1 at the first and last sample. F and M are the lattices' `unit_to_world()`.
+    cover: the fixed image. The lattice is extended by as many samples as it takes to hold every voxel of it, outer
+        faces included.
+    linear: 4x4, fixed mm -> moving mm; how points move far from the lattice. If None, the map M F^-1 of the lattices
+        onto each other.
+
+    The samples are exact, and the result is trilinear between them as the map is: no resampling takes place. Outside
+    the lattice T(x) = A x + (T - A)(p), A the linear map and p the nearest lattice point: the rule of
+    icon_registration's `as_function`, which clamps the displacement phi - identity.
+    """
+    phi = torch.as_tensor(phi).detach().cpu()
+    if tuple(phi.shape) != (1, 3, *fixed_lattice.shape):
+        raise InputError(f"phi has shape {tuple(phi.shape)}; its lattice needs {(1, 3, *fixed_lattice.shape)}.")
+    to_moving = moving_lattice.unit_to_world()
+    if linear is None:
+        linear = to_moving @ np.linalg.inv(fixed_lattice.unit_to_world())
+    linear = np.asarray(linear, dtype=np.float64)
+
+    size = np.array(fixed_lattice.size)
+    low, high = np.zeros(3, int), size
+    if cover is not None:
+        corners = fixed_lattice.to_index(cover.corners(faces=True))
+        # 1e-6: a face that rounding puts just beyond a sample needs no further sample.
+        low = np.minimum(np.floor(corners.min(0) + 1e-6).astype(int), 0)
+        high = np.maximum(np.ceil(corners.max(0) - 1e-6).astype(int) + 1, size)
+    grid = fixed_lattice.box(low, high)
+
+    # displacement = M phi(p) - A p + (A - 1) x for node x and its nearest lattice point p; the affine terms are sums of
+    # one vector per axis.
+    steps = fixed_lattice.affine[:3, :3]
+    node = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
+    inner = [np.clip(n, 0, s - 1) for n, s in zip(node, size, strict=True)]
+    along = [
+        np.outer(n, (linear[:3, :3] - np.eye(3)) @ step) - np.outer(p, linear[:3, :3] @ step)
+        for n, p, step in zip(node, inner, steps.T, strict=True)
+    ]
+    plane = along[1][:, None] + along[0][None] + (to_moving[:3, 3] - fixed_lattice.origin)
+    columns = np.ix_(inner[1], inner[0])
+    matrix = torch.from_numpy(np.ascontiguousarray(to_moving[:3, :3]))
+
+    result = np.empty((*grid.shape, 3), np.float32)
+    for k in range(grid.shape[0]):
+        places = phi[0, :, inner[2][k]].to(torch.float64).reshape(3, -1)
+        mapped = (places.T @ matrix.T).reshape(*fixed_lattice.shape[1:], 3).numpy()
+        result[k] = (mapped if cover is None else mapped[columns]) + (plane + along[2][k])
+    return DisplacementField(result, grid)
+
+
+def compose(first: DisplacementField, second: DisplacementField) -> DisplacementField:
+    """x -> second(first(x)), sampled on the first's grid."""
+    result = np.empty_like(first.displacement)
+    volume = second.volume()
+    for slab, index in mapped_index(first, second.grid, first.grid):
+        result[slab] = first.displacement[slab] + interpolate(volume, index).permute(1, 2, 3, 0).numpy()
+    return DisplacementField(result, first.grid)
+
+
+def mapped_index(field: DisplacementField, source: Grid, target: Grid) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Where the samples of `target` (fixed side) go in voxels of `source` (moving side).
+
+    Yields (slab of k, index [3, k, j, i] float64) until the target is covered; never all of it at once.
+    """
+    to_field = voxel_to_voxel(field.grid, target)
+    to_source = voxel_to_voxel(source, target)
+    in_voxels = field.volume(np.linalg.inv(source.affine[:3, :3]))
+    for slab in slabs(target.shape):
+        displacement = interpolate_affine(in_voxels, to_field, target.shape, slab)
+        yield slab, affine_index(to_source, target.shape, slab).add_(displacement)
+
+
+def warp_image(image: Image, field: DisplacementField, target: Grid, order: int = 1, outside: float = 0.0) -> Image:
+    """The moving `image` pulled through the field onto `target` (usually the fixed image's grid).
+
+    order: 1 trilinear, 3 cubic B-spline (both return float32), 0 nearest voxel (keeps the dtype).
+    outside: the value where the field leads out of the image.
+    """
+    if order == 3:
+        return Image(_warp_spline(image, field, target, outside), target, image.name)
+    result = np.empty(target.shape, np.float32 if order else image.array.dtype)
+    volume = as_volume(image.array) if order else None
+    for slab, index in mapped_index(field, image.grid, target):
+        result[slab] = interpolate(volume, index)[0].numpy() if order else nearest(image.array, index)
+        result[slab][~inside(index, image.grid.shape).numpy()] = outside
+    return Image(result, target, image.name)
+
+
+def _warp_spline(image: Image, field: DisplacementField, target: Grid, outside: float) -> np.ndarray:
+    """ITK's cubic B-spline interpolation, [k, j, i] float32."""
+    import itk
+
+    moving = itk.image_from_array(np.ascontiguousarray(image.array, dtype=np.float32))
+    moving.SetSpacing(image.grid.spacing)
+    moving.SetOrigin(image.grid.origin)
+    moving.SetDirection(itk.matrix_from_array(np.ascontiguousarray(image.grid.direction)))
+    interpolator = itk.BSplineInterpolateImageFunction[type(moving), itk.D, itk.F].New()
+    interpolator.SetSplineOrder(3)
+    warped = itk.resample_image_filter(
+        moving,
+        transform=field.to_itk(),
+        interpolator=interpolator,
+        size=target.size,
+        output_spacing=target.spacing,
+        output_origin=target.origin,
+        output_direction=itk.matrix_from_array(np.ascontiguousarray(target.direction)),
+        default_pixel_value=float(outside),
+    )
+    return itk.array_from_image(warped)
+
+
+def in_type_of(image: Image, warped: Image) -> Image:
+    """`warped` in the integer type of `image`, if that is one: rounded, and within its limits (cubic overshoots)."""
+    if image.array.dtype.kind not in "iu":
+        return warped
+    limits = np.iinfo(image.array.dtype)
+    values = np.rint(warped.array).clip(limits.min, limits.max).astype(image.array.dtype)
+    return replace(warped, array=values)
+
+
+def warp_labels(labels: Image, field: DisplacementField, target: Grid, method: str = "nearest") -> Image:
+    """A moving label map on `target`, in its own dtype; 0 where the field leads out of it.
+
+    method: "nearest" voxel, or "linear": every label's indicator is interpolated trilinearly and the largest wins
+    (of equals the smallest label), which gives smoother borders.
+    """
+    (result,) = _warp_layers((labels.array,), labels.grid, field, target, method)
+    return Image(result, target, labels.name)
+
+
+def warp_segmentation(
+    segmentation: Segmentation, field: DisplacementField, target: Grid, method: str = "nearest"
+) -> Segmentation:
+    """All layers of a moving segmentation on `target`; names, colours, tags and values stay. See `warp_labels`."""
+    layers = _warp_layers(segmentation.layers, segmentation.grid, field, target, method)
+    return replace(segmentation, layers=layers, grid=target)
+
+
+def _warp_layers(layers, source: Grid, field: DisplacementField, target: Grid, method: str) -> tuple[np.ndarray, ...]:
+    take = {"nearest": nearest, "linear": _majority}.get(method)
+    if take is None:
+        raise InputError(f"Labels are not warped by {method!r}; choose nearest or linear.")
+    results = tuple(np.empty(target.shape, layer.dtype) for layer in layers)
+    for slab, index in mapped_index(field, source, target):
+        is_inside = inside(index, source.shape).numpy()
+        for layer, result in zip(layers, results, strict=True):
+            result[slab] = take(layer, index) * is_inside
+    return results
+
+
+def _majority(labels: np.ndarray, index: torch.Tensor) -> np.ndarray:
+    """The label with the largest trilinear weight at `index` [3, ...]; clamped at the border.
+
+    Only the eight voxels around a position have weight, so eight gathers serve any number of labels; and where these
+    eight agree, as nearly everywhere, there is nothing to weigh.
+    """
+    last = np.array(labels.shape[::-1]) - 1
+    positions = np.clip(index.numpy().reshape(3, -1), 0, last[:, None])
+    low = positions.astype(np.int64)
+    _, height, width = labels.shape
+    strides = np.array([1, width, width * height])
+    base = strides @ low
+    flat = labels.reshape(-1)
+    # At the last sample the fraction is 0 and the neighbour beyond has no weight: take the sample itself.
+    ahead = [(low[axis] < last[axis]) * strides[axis] for axis in range(3)]
+    corners = list(np.ndindex(2, 2, 2))
+
+    def place(corner, of=slice(None)):
+        return base[of] + sum(ahead[axis][of] for axis in range(3) if corner[axis])
+
+    result = flat.take(base)
+    mixed = np.zeros(result.shape, bool)
+    for corner in corners[1:]:
+        mixed |= flat.take(place(corner)) != result
+    (mixed,) = mixed.nonzero()
+
+    fraction = positions[:, mixed] - low[:, mixed]
+    values = np.stack([flat.take(place(corner, mixed)) for corner in corners])
+    weights = np.stack(
+        [np.prod([f if c else 1 - f for f, c in zip(fraction, corner, strict=True)], axis=0) for corner in corners]
+    )
+    scores = np.zeros_like(weights)
+    for a in range(8):
+        for b in range(8):
+            scores[a] += weights[b] * (values[a] == values[b])
+    # Sums of the same weights in another order differ in the last bits; equals go to the smallest label.
+    wins = scores >= scores.max(axis=0) - 1e-9
+    largest = np.iinfo(labels.dtype).max if labels.dtype.kind in "iu" else np.inf
+    result[mixed] = np.where(wins, values, largest).min(axis=0)
+    return result.reshape(index.shape[1:])
+
+
+def jacobian_determinant(field: DisplacementField) -> np.ndarray:
+    """det dT/dx at the nodes, float32 [k, j, i]: 1 keeps volume, below 0 the map folds.
+
+    Central differences inside, one-sided at the border; in world units, so spacing, direction and shear of the grid
+    have no influence.
+    """
+    grid, displacement = field.grid, field.displacement
+    steps = torch.as_tensor(np.ascontiguousarray(grid.affine[:3, :3]), dtype=torch.float32)
+    depth = grid.shape[0]
+    result = np.empty(grid.shape, np.float32)
+    for slab in slabs(grid.shape):
+        start, stop = max(slab.start - 1, 0), min(slab.stop + 1, depth)
+        values = torch.from_numpy(np.moveaxis(displacement[start:stop], -1, 0).copy())  # [3, k, j, i]
+        inner = slice(slab.start - start, slab.stop - start)
+        # Columns of dT/d(i, j, k): the step of the grid plus the difference of the displacement along it.
+        columns = [
+            _difference(values[:, inner] if axis > 1 else values, axis)[:, inner if axis == 1 else slice(None)]
+            + steps[:, 3 - axis].reshape(3, 1, 1, 1)
+            for axis in (3, 2, 1)
+        ]
+        a, b, c = columns
+        determinant = a[0] * (b[1] * c[2] - b[2] * c[1])
+        determinant -= a[1] * (b[0] * c[2] - b[2] * c[0])
+        determinant += a[2] * (b[0] * c[1] - b[1] * c[0])
+        result[slab] = determinant.numpy()
+    result /= np.linalg.det(grid.affine[:3, :3])
+    return result
+
+
+def _difference(values: torch.Tensor, axis: int) -> torch.Tensor:
+    """Change per sample along `axis`: central inside, one-sided at the ends; zero along an axis of one sample."""
+    n = values.shape[axis]
+    result = torch.zeros_like(values)
+    if n > 2:
+        inner = result.narrow(axis, 1, n - 2)
+        torch.sub(values.narrow(axis, 2, n - 2), values.narrow(axis, 0, n - 2), out=inner).mul_(0.5)
+    if n > 1:
+        for end, low in ((0, 0), (n - 1, n - 2)):
+            result.select(axis, end).copy_(values.select(axis, low + 1) - values.select(axis, low))
+    return result
+
+
+def inverse_consistency_error(forward: DisplacementField, backward: DisplacementField) -> np.ndarray:
+    """|backward(forward(x)) - x| in mm at the nodes of `forward.grid`, float32 [k, j, i].
+
+    NaN where forward(x) leaves the backward field's lattice: nothing is known there.
+    """
+    result = np.empty(forward.grid.shape, np.float32)
+    volume = backward.volume()
+    for slab, index in mapped_index(forward, backward.grid, forward.grid):
+        back = interpolate(volume, index).permute(1, 2, 3, 0).numpy()
+        error = np.linalg.norm(forward.displacement[slab] + back, axis=-1)
+        result[slab] = np.where(inside(index, backward.grid.shape).numpy(), error, np.nan)
+    return result

@@ -1,0 +1,1 @@
+"""The child process that registers, and the exchange of values with it."""

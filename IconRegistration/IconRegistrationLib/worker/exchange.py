@@ -1,0 +1,150 @@
+"""Values through a folder, so that two processes can share them: the window's and the one that computes.
+
+Arrays are .npy files, which the reader may map instead of reading; everything else is one JSON index, written last: a
+folder without it is not whole. What is read equals what was written, to the bit, in type, shape and byte order.
+Nothing is pickled, and no name of an image becomes a name of a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..io.writing import replacing
+from ..quality.report import Report
+from ..registration.result import Registration
+from ..registration.settings import Settings
+from ..spatial.displacement import DisplacementField
+from ..spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from ..workflow.results import Inputs, Results
+
+INDEX = "index.json"
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        Grid,
+        Image,
+        Segment,
+        Segmentation,
+        Landmarks,
+        DisplacementField,
+        Settings,
+        Inputs,
+        Registration,
+        Results,
+    )
+}
+
+
+def write_inputs(folder, inputs: Inputs) -> None:
+    """What a registration needs, for `read_inputs` of another process. Raises InputError as `write`."""
+    write(folder, inputs=inputs)
+
+
+def read_inputs(folder) -> Inputs:
+    """What `write_inputs` wrote; the arrays are read-only and mapped: their files must stay while they are used."""
+    return read(folder, mapped=True)["inputs"]
+
+
+def write_results(folder, results: Results) -> None:
+    """What a registration gave, but its phi_AB and phi_BA: nobody needs them beside the fields. Raises InputError."""
+    registration = replace(results.registration, phi_AB=None, phi_BA=None)
+    write(folder, results=replace(results, registration=registration))
+
+
+def read_results(folder) -> Results:
+    """What `write_results` wrote, in memory: the folder may be deleted at once (Windows deletes no mapped file)."""
+    return read(folder)["results"]
+
+
+def write(folder, **values) -> None:
+    """`values` by name: Image, Segmentation, Landmarks, Grid, DisplacementField, Inputs, Results, arrays or None.
+
+    folder: is made if it is not there; what was written to it before is replaced.
+    Raises InputError where the disk is full or read-only.
+    """
+    folder = Path(folder)
+    arrays: list[np.ndarray] = []
+    index = {name: _plain(value, arrays) for name, value in values.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
+        for number, array in enumerate(arrays):
+            np.save(_array_file(folder, number), array, allow_pickle=False)
+        with replacing(folder / INDEX) as partial:
+            partial.write_text(json.dumps(index), encoding="ascii")
+    except OSError as error:
+        megabytes = sum(array.nbytes for array in arrays) / 1e6
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}); free about {megabytes:.0f} MB there or choose "
+            "another folder for temporary files."
+        ) from None
+
+
+def read(folder, *, mapped: bool = False) -> dict:
+    """The values by name that `write` put into a folder.
+
+    mapped: arrays stay in their files, read-only, and come into memory as they are looked at.
+    Raises InputError where something is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="ascii"))
+        return {name: _value(plain, folder, mapped) for name, plain in index.items()}
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"{folder} holds no complete exchange ({reason}); write it again.") from error
+
+
+# In the index lists, strings, numbers, booleans and None stand for themselves; an object has one key, its kind.
+
+
+def _plain(value, arrays: list[np.ndarray]):
+    """`value` as JSON has it; its arrays are appended to `arrays` and stand in it as their places in that list."""
+    if isinstance(value, Report):
+        return {"Report": _plain(dataclasses.asdict(value), arrays)}
+    if type(value).__name__ in _KINDS:
+        fields = {field.name: _plain(getattr(value, field.name), arrays) for field in dataclasses.fields(value)}
+        return {type(value).__name__: fields}
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return {"array": len(arrays) - 1}
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(item, arrays) for item in value]}
+    if isinstance(value, list):
+        return [_plain(item, arrays) for item in value]
+    if isinstance(value, dict):  # as pairs: the keys need not be strings
+        return {"dict": [[_plain(key, arrays), _plain(item, arrays)] for key, item in value.items()]}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _value(plain, folder: Path, mapped: bool):
+    """The inverse of `_plain`."""
+    if isinstance(plain, list):
+        return [_value(item, folder, mapped) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    ((kind, content),) = plain.items()
+    if kind == "array":
+        return _load(_array_file(folder, content), mapped)
+    if kind == "tuple":
+        return tuple(_value(item, folder, mapped) for item in content)
+    if kind == "dict":
+        return {_value(key, folder, mapped): _value(item, folder, mapped) for key, item in content}
+    if kind == "Report":
+        return Report.from_plain(_value(content, folder, mapped))
+    return _KINDS[kind](**{name: _value(item, folder, mapped) for name, item in content.items()})
+
+
+def _array_file(folder: Path, number: int) -> Path:
+    return folder / f"{number}.npy"
+
+
+def _load(path: Path, mapped: bool) -> np.ndarray:
+    array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    return np.asarray(array)  # numpy.memmap is a class of its own, whose results are memmaps without a file

@@ -1,0 +1,1 @@
+"""One whole job: inputs, checks, preflight, pipeline, results."""

@@ -1,0 +1,40 @@
+"""Check the inputs of a whole job before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..registration.checks import _some, check_pair
+from ..spatial.geometry import Image, Landmarks
+
+if TYPE_CHECKING:
+    from .results import Inputs
+
+
+def check_inputs(inputs: Inputs, guide: bool, look: Callable[[Image], None] | None = None) -> None:
+    """Raises InputError if this cannot be registered and compared.
+
+    guide: whether the segmentations guide the registration.  look: as in `check_pair`.
+    """
+    check_pair(
+        inputs.fixed,
+        inputs.moving,
+        fixed_mask=inputs.fixed_mask,
+        moving_mask=inputs.moving_mask,
+        fixed_labels=inputs.fixed_segmentation if guide else None,
+        moving_labels=inputs.moving_segmentation if guide else None,
+        look=look,
+    )
+    if inputs.fixed_landmarks is not None and inputs.moving_landmarks is not None:
+        check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
+
+
+def check_landmarks(fixed: Landmarks, moving: Landmarks) -> None:
+    """At least one point of each list has its counterpart in the other, by name."""
+    if not set(fixed.labels) & set(moving.labels):
+        raise InputError(
+            f"No landmark has the same name in {fixed.name} ({_some(fixed.labels)}) and {moving.name} "
+            f"({_some(moving.labels)}); rename those that belong together."
+        )
