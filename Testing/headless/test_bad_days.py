@@ -81,7 +81,7 @@ def struck(pair, folder, outputs, progress, load):
     amid_of = {
         "reading": (image_files, "read_image"),
         "writing": (image_files, "write_image"),
-    }  # last: transforms are there
+    }  # last
     if at not in amid_of:
         return one_pair.register_pair(pair, folder, outputs, stage_began, load)
     module, name = amid_of[at]

@@ -225,7 +225,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(a_card, publisher, tmp_p
 
 
 def test_a_cancelled_download_is_continued_by_the_next_call(a_card, publisher, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "_CHUNK", 4096)
+    monkeypatch.setattr(downloads, "_CHUNK", 4096)
 
     def cancel(done, total):
         if done > 10_000:

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import Cancelled, DeviceMemoryError, InputError
-from .cohort import driver as cohort
-from .commands import demo, models, propagate, register, warp
+from .commands import cohort, demo, models, propagate, register, warp
 from .compatibility import translate
 from .folder import FolderError
 
