@@ -23,6 +23,7 @@ HEAVY = {
 }
 #: From the ground up: a room imports itself and the rooms before it.
 FLOORS = (
+    "text",
     "errors",
     "machine",
     "spatial",
