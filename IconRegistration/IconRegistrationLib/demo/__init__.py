@@ -1,0 +1,1 @@
+"""The generated phantom and its plots."""
