@@ -7,10 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from IconRegistrationLib import __version__
+
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "IconRegistration"
 LIBRARY = MODULE / "IconRegistrationLib"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PANEL, ARCHITECTURE = ROOT / "docs" / "panel.md", ROOT / "docs" / "architecture.md"
 #: What stands for names and numbers in a quoted message.
 ANYTHING = "…"
@@ -50,6 +52,11 @@ def _bound(node) -> set[str]:
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return {node.name}
     return {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+
+
+def test_the_citation_and_the_changelog_name_this_version():
+    assert f"\nversion: {__version__}\n" in text_of(ROOT / "CITATION.cff")
+    assert f"\n## [{__version__}] - " in text_of(ROOT / "CHANGELOG.md")
 
 
 def test_every_control_of_the_panel_is_described():
