@@ -10,11 +10,12 @@ from IconRegistrationLib.registration.intensity import background_value, guess_m
 from IconRegistrationLib.spatial.geometry import Grid, Image
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-NOT_SCANS = ("mask", "gt.", "glm", "tissues", "seg-", "labels/")
+#: Parts of the names of label maps (their folder's among them) and of a 4D series: they are not scans.
+NOT_SCANS = ("mask", "gt.", "glm", "tissues", "seg", "labels.", "labels/", "lobes", "levels", "img4d")
 SCANS = [
     path
     for path in sorted(DATA.glob("*/**/*"))
-    if path.name.endswith((".nii.gz", ".mha")) and not any(word in path.as_posix() for word in NOT_SCANS)
+    if path.name.endswith((".nii.gz", ".mha")) and not any(word in path.as_posix().lower() for word in NOT_SCANS)
 ]
 
 
@@ -118,7 +119,7 @@ def test_modalities_are_told_apart():
 @pytest.mark.skipif(not SCANS, reason="the public sample images are not beside the checkout")
 @pytest.mark.parametrize("path", SCANS, ids=lambda path: path.name)
 def test_real_modalities(path):
-    """One CT; every other scan is an MR: head, liver, knee, cord, hippocampus."""
+    """One CT in Hounsfield units; what is stored as bytes (mouse CT, ultrasound) and every MR are normalised as MR."""
     itk = pytest.importorskip("itk")
     image = an_image(itk.array_from_image(itk.imread(str(path))))
     assert guess_modality(image) == ("ct" if path.name.startswith("ct") else "mri")
