@@ -165,7 +165,7 @@ def a_worker(tmp_path_factory):
     with (
         open(log, "wb") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "IconRegistrationLib.worker.serve"],
+            [sys.executable, "-m", "IconRegistrationLib.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -330,7 +330,7 @@ class _Child:
 
     def start(self) -> None:
         _running.add(self)
-        self._process.start(self._command[0], [*self._command[1:], "-m", "IconRegistrationLib.worker.serve"])
+        self._process.start(self._command[0], [*self._command[1:], "-m", "IconRegistrationLib.worker"])
 
     def send(self, message: dict) -> None:
         self._process.write(json.dumps(message).encode("ascii") + b"\n")
