@@ -25,7 +25,13 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from IconRegistrationLib.errors import InputError
-from IconRegistrationLib.mrml.registration import REPORT_ATTRIBUTE, Outputs, Request, outputs_of, request_of
+from IconRegistrationLib.mrml.registration import (
+    REPORT_ATTRIBUTE,
+    RegistrationRequest,
+    ResultNodes,
+    outputs_of,
+    request_of,
+)
 from IconRegistrationLib.ui import choices, dependencies, presets
 from IconRegistrationLib.ui.checking import EVENTS, Checker, apply_state
 from IconRegistrationLib.ui.controls import fill_ticks, segment_names, ticks
@@ -495,7 +501,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _request(self):
         """What the panel asks for. Raises InputError for choices that exclude each other."""
         p = self._parameterNode
-        return Request(
+        return RegistrationRequest(
             p.fixedVolume,
             p.movingVolume,
             fixed_segmentation=p.fixedSegmentation,
@@ -561,7 +567,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except InputError:  # one of its volumes was deleted
             earlier = None
         same = earlier is not None and (earlier.fixed, earlier.moving) == (request.fixed, request.moving)
-        return outputs_of(p.result) if same else Outputs()
+        return outputs_of(p.result) if same else ResultNodes()
 
     def _onDownloaded(self, request, outputs, path):
         with self._reporting():

@@ -70,7 +70,7 @@ def run(steps: Steps, scan: Image, labels: Image, field: DisplacementField) -> N
     volume = steps("volume node", lambda: volumes.node_from_image(scene, scan, "moving"))
     segments = segmentations.node_from_segmentation(scene, segmentation, "bands")
     transform = steps("transform node", lambda: transforms.node_from_field(scene, field, "forward"))
-    before = review.Before(scene)
+    before = review.SceneRestorePoint(scene)
     if pictures.can_render() is None:
         show(steps, scene, before, volume, segments, transform, scan.grid.centre * (-1, -1, 1))
     else:

@@ -39,7 +39,7 @@ def results():
 
 
 class Reviewed:
-    """A panel with a result under review. `n`: its nodes by their names in Request and Outputs."""
+    """A panel with a result under review. `n`: its nodes by their names in RegistrationRequest and ResultNodes."""
 
     def __init__(self, panel, *without: str):
         self.panel, self.ui = panel, panel.ui

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from IconRegistrationLib.mrml.registration import Outputs, Request
+from IconRegistrationLib.mrml.registration import RegistrationRequest, ResultNodes
 from IconRegistrationLib.quality.report import Row
 from IconRegistrationLib.quality.verdicts import Verdict
 from IconRegistrationLib.ui import choices
@@ -18,8 +18,10 @@ def segmentation(*identifiers):
     return SimpleNamespace(GetSegmentation=lambda: SimpleNamespace(GetSegmentIDs=lambda: identifiers))
 
 
-REQUEST = Request("fixed", "moving", fixed_segmentation=segmentation("a"), moving_segmentation=segmentation("a", "b"))
-OUTPUTS = Outputs(
+REQUEST = RegistrationRequest(
+    "fixed", "moving", fixed_segmentation=segmentation("a"), moving_segmentation=segmentation("a", "b")
+)
+OUTPUTS = ResultNodes(
     forward="forward",
     backward="backward",
     warped_volume="warped",
@@ -101,7 +103,7 @@ def test_whatever_is_wanted_what_is_possible_stays_possible():
 
 
 def test_controls_that_would_do_nothing_are_disabled():
-    assert not any(controls(None, None, Outputs()).values())
+    assert not any(controls(None, None, ResultNodes()).values())
     every = controls(shown(ALL), REQUEST, OUTPUTS)
     assert all(every.values())
     assert not controls(shown(View()), REQUEST, OUTPUTS)["warpAmountSlider"]
@@ -110,8 +112,8 @@ def test_controls_that_would_do_nothing_are_disabled():
     assert (bound["shownComboBox"], bound["swapCheckBox"], bound["linkedCursorCheckBox"]) == (False, False, True)
     swapped = controls(shown(View(swap=True)), REQUEST, OUTPUTS)
     assert (swapped["shownComboBox"], swapped["swapCheckBox"], swapped["labelsList"]) == (False, True, False)
-    bare = Outputs(forward="forward", warped_volume="warped")
-    few = controls(shown(View(), outputs=bare), Request("fixed", "moving"), bare)
+    bare = ResultNodes(forward="forward", warped_volume="warped")
+    few = controls(shown(View(), outputs=bare), RegistrationRequest("fixed", "moving"), bare)
     on = {name for name, enabled in few.items() if enabled}
     assert on == {
         *("runAgainButton", "shownComboBox", "compareComboBox", "blendSlider", "cellsSlider", "curtainSlider"),

@@ -29,7 +29,7 @@ def a_preset(name):
 
 
 def a_request(**values):
-    """As mrml.registration.Request, of words instead of nodes."""
+    """As mrml.registration.RegistrationRequest, of words instead of nodes."""
     nodes = ("fixed", "moving", "fixed_segmentation", "moving_segmentation", "fixed_landmarks", "moving_landmarks")
     start = {
         **dict.fromkeys(

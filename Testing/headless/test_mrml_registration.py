@@ -17,8 +17,8 @@ from IconRegistrationLib.demo.phantom import make_phantom  # noqa: E402
 from IconRegistrationLib.mrml import markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.registration import (  # noqa: E402
     PROVENANCE_ATTRIBUTE,
-    Outputs,
-    Request,
+    RegistrationRequest,
+    ResultNodes,
     mask_from_node,
     outputs_of,
     register_nodes,
@@ -222,9 +222,9 @@ def test_what_cannot_be_used_is_refused_before_the_registration(scene, monkeypat
     with pytest.raises(InputError, match="'bent'"):
         register_nodes(fixed, moving, initial=bent)
     with pytest.raises(InputError, match="'straight' is none"):
-        register_nodes(fixed, moving, outputs=Outputs(forward=linear))
+        register_nodes(fixed, moving, outputs=ResultNodes(forward=linear))
     with pytest.raises(InputError, match="'CT 2' is an input"):
-        register_nodes(fixed, moving, outputs=Outputs(warped_volume=moving))
+        register_nodes(fixed, moving, outputs=ResultNodes(warped_volume=moving))
 
 
 def test_the_initial_transform_counts_once(scene, a_stand_in):
@@ -348,7 +348,7 @@ def test_a_result_says_how_it_was_made_after_saving_and_loading(scene, tmp_path)
     settings = Settings(spacing=12.0, steps=2, align="centre", device="cpu")
     asked = {"moving_segmentation": organs, "moving_segments": chosen, "settings": settings, "distrust": True}
     outputs = register_nodes(fixed, moving, **asked)
-    assert request_of(outputs.forward) == Request(fixed, moving, **asked)
+    assert request_of(outputs.forward) == RegistrationRequest(fixed, moving, **asked)
     report = repr(replace(outputs.report, provenance={}))  # NaN is not equal to itself
     assert replace(outputs_of(outputs.forward), report=None) == replace(outputs, report=None)
     assert repr(outputs_of(outputs.forward).report) == report

@@ -48,7 +48,7 @@ OBLIQUE = Grid.from_parts((60, 50, 30), (1.5, 2, 3.5), -ODD @ (np.array([59, 49,
 
 @pytest.fixture
 def before(scene):
-    return review.Before(scene)
+    return review.SceneRestorePoint(scene)
 
 
 def ball(centre, radius: float, grid=GRID) -> np.ndarray:
@@ -233,7 +233,7 @@ def test_the_original_parent_is_known_in_a_reloaded_scene(scene, before, tmp_pat
     load_scene(scene, path)
     (loaded,) = nodes_of_class(scene, "vtkMRMLMarkupsFiducialNode")
     assert world_of_point(loaded) == pytest.approx(where, abs=1e-3)
-    review.take_out(review.Before(scene), loaded)
+    review.take_out(review.SceneRestorePoint(scene), loaded)
     assert loaded.GetParentTransformNode().GetName() == "scanner"
     assert len(nodes_of_class(scene, "vtkMRMLLinearTransformNode")) == others + 1
 
@@ -388,7 +388,7 @@ def test_the_cut_volume_is_neither_saved_nor_listed(scene, before):
     assert not cut.node.GetSaveWithScene()
     assert not display.GetSaveWithScene()
     assert cut.node.GetHideFromEditors()
-    before.discard(cut.node)
+    before.remove_hidden_nodes(cut.node)
     assert display.GetScene() is None
     assert before.added == []
 
@@ -447,7 +447,7 @@ def test_spacings_follow_the_image_and_the_displacement(scene):
         assert review.deformation_spacing("contours", fixed, transform) == pytest.approx(step)
         assert review.deformation_spacing("grid", fixed, transform) == 5
     with pytest.raises(InputError, match="'arrows'"):
-        review.show_deformation(review.Before(scene), transform, "arrows", fixed)
+        review.show_deformation(review.SceneRestorePoint(scene), transform, "arrows", fixed)
 
 
 def test_outlines_in_matching_colours_and_back(scene, before, views):
@@ -501,7 +501,7 @@ def test_ticked_segments_are_seen_warped_at_once(scene, before, views):
     assert review.live_segments(before, source, ["id_b", "id_c"], forward, node) is node
     assert seen() == [False, True, True]
     assert source.GetParentTransformNode() is parent
-    before.discard(node)
+    before.remove_hidden_nodes(node)
     assert seen() == [False, False, False]
     under = [node.GetParentTransformNode() for node in nodes_of_class(scene, "vtkMRMLTransformNode")]
     assert forward not in under  # no stand-in is left

@@ -127,7 +127,7 @@ def test_a_scene_knows_its_outputs_and_report(a_scene):
 
 
 def test_a_scene_is_registered_again_into_its_nodes(a_scene):
-    from IconRegistrationLib.mrml.registration import Outputs, outputs_of, register_nodes, request_of
+    from IconRegistrationLib.mrml.registration import ResultNodes, outputs_of, register_nodes, request_of
     from IconRegistrationLib.mrml.transforms import transform_points
 
     request, earlier = request_of(forward_of(a_scene)), outputs_of(forward_of(a_scene))
@@ -139,7 +139,7 @@ def test_a_scene_is_registered_again_into_its_nodes(a_scene):
     assert {name: node for name, node in vars(again).items() if name != "report"} == {
         name: node for name, node in vars(earlier).items() if name != "report"
     }
-    assert isinstance(again, Outputs)
+    assert isinstance(again, ResultNodes)
     # a later version may find another optimum, not another anatomy
     assert np.linalg.norm(transform_points(again.forward, POINTS) - FORWARD, axis=1).max() < 5
     assert again.report.target_registration_error.after < 15

@@ -39,7 +39,7 @@ REQUEST_ATTRIBUTE = "IconRegistration.request"
 
 
 @dataclass(frozen=True)
-class Outputs:
+class ResultNodes:
     """The nodes that a registration made or updated, named as what workflow.results holds, and its quality report.
 
     forward: the transform node under which MOVING data is placed.  backward: the one for FIXED data. Data that lies
@@ -71,7 +71,7 @@ _OUTPUT_CLASSES = {
 
 
 @dataclass(frozen=True)
-class Request:
+class RegistrationRequest:
     """What is registered: workflow.results.Inputs as nodes; how; and what is made of it.
 
     fixed, moving: volume nodes.
@@ -116,20 +116,20 @@ class Request:
         return {name: getattr(self, name) for name in ("guide", "carry", "compare", "moving_resolution")}
 
 
-_NODE_FIELDS = tuple(f.name for f in fields(Request))[:10]
+_NODE_FIELDS = tuple(f.name for f in fields(RegistrationRequest))[:10]
 
 
 def register_nodes(
     fixed,
     moving,
     *,
-    outputs: Outputs | None = None,
+    outputs: ResultNodes | None = None,
     progress: Callable[[str, float], None] | None = None,
     **asked,
-) -> Outputs:
+) -> ResultNodes:
     """Register the volume node `moving` to the volume node `fixed` and put the results beside them in their scene.
 
-    asked: the other fields of `Request`, documented there: segmentations, landmarks, settings, what is made.
+    asked: the other fields of `RegistrationRequest`, documented there: segmentations, settings, what is made and so on.
     outputs: nodes of an earlier run to update in place; what is None in it is made anew.
     progress(stage, fraction of the run): may raise Cancelled.
     Raises InputError before the registration starts if something in the nodes cannot be used. After any exception the
@@ -138,13 +138,13 @@ def register_nodes(
     from ..workflow.pipeline import compute
 
     asked = {name: value for name, value in asked.items() if value is not None}
-    request = Request(fixed, moving, **asked)
-    check_outputs(outputs or Outputs(), request)
+    request = RegistrationRequest(fixed, moving, **asked)
+    check_outputs(outputs or ResultNodes(), request)
     results = compute(inputs_from_nodes(request), request.settings, progress=progress, **request.options)
     return nodes_from_results(results, request, outputs)
 
 
-def inputs_from_nodes(request: Request) -> Inputs:
+def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
     """The nodes as core types; raises InputError that names the node which cannot be used."""
 
     def read(node, reader):
@@ -174,14 +174,16 @@ def inputs_from_nodes(request: Request) -> Inputs:
     )
 
 
-def nodes_from_results(results: Results, request: Request, outputs: Outputs | None = None) -> Outputs:
+def nodes_from_results(
+    results: Results, request: RegistrationRequest, outputs: ResultNodes | None = None
+) -> ResultNodes:
     """Put results into the scene, beside their inputs; nodes of `outputs` are updated in place.
 
     What this registration did not make is not among the outputs, even if an earlier one had made it.
     If anything fails, the nodes that were added are removed again.
     """
     fixed, moving, scene = request.fixed, request.moving, request.fixed.GetScene()
-    outputs = outputs or Outputs()
+    outputs = outputs or ResultNodes()
     nodes = {}
     provenance = json.dumps(results.registration.provenance, default=str)
     registered = f"registered to {fixed.GetName()}"
@@ -225,12 +227,12 @@ def nodes_from_results(results: Results, request: Request, outputs: Outputs | No
         if request.distrust:
             known = np.nan_to_num(results.distrust.array, nan=-1.0)  # Slicer's displays know no NaN
             put("distrust", node_from_image, replace(results.distrust, array=known), f"distrust of {there}, mm", fixed)
-        outputs = Outputs(**nodes, report=results.report)
+        outputs = ResultNodes(**nodes, report=results.report)
         _remember_outputs(outputs)
     return outputs
 
 
-def request_of(node) -> Request | None:
+def request_of(node) -> RegistrationRequest | None:
     """The request that a result was made by, as far as its nodes are still in the scene; None if it is not ours.
 
     Survives saving and loading the scene. Raises InputError if one of both volumes is gone, or the record is of a
@@ -247,21 +249,23 @@ def request_of(node) -> Request | None:
             )
     try:
         settings = Settings.from_plain(json.loads(provenance)["settings"])
-        return Request(**nodes, **json.loads(record), settings=settings)
+        return RegistrationRequest(**nodes, **json.loads(record), settings=settings)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"The record of {node.GetName()!r} cannot be read ({error}); choose the settings anew."
         ) from None
 
 
-def outputs_of(forward) -> Outputs:
+def outputs_of(forward) -> ResultNodes:
     """What lies in the scene of the registration that made the transform node `forward`; its report too."""
     nodes = {name: forward.GetNodeReference(f"IconRegistration.output.{name}") for name in _OUTPUT_CLASSES}
     report = forward.GetAttribute(REPORT_ATTRIBUTE)
-    return Outputs(**{**nodes, "forward": forward}, report=Report.from_plain(json.loads(report)) if report else None)
+    return ResultNodes(
+        **{**nodes, "forward": forward}, report=Report.from_plain(json.loads(report)) if report else None
+    )
 
 
-def _remember_outputs(outputs: Outputs) -> None:
+def _remember_outputs(outputs: ResultNodes) -> None:
     forward = outputs.forward
     for name in _OUTPUT_CLASSES:
         node = getattr(outputs, name)
@@ -270,7 +274,7 @@ def _remember_outputs(outputs: Outputs) -> None:
     forward.SetAttribute(REPORT_ATTRIBUTE, json.dumps(asdict(replace(outputs.report, provenance={}))))
 
 
-def _remember(node, request: Request) -> None:
+def _remember(node, request: RegistrationRequest) -> None:
     for name in _NODE_FIELDS:
         source = getattr(request, name)
         node.SetNodeReferenceID(f"IconRegistration.{name}", source.GetID() if source is not None else None)
@@ -299,7 +303,7 @@ def _parents(node) -> list:
     return parents
 
 
-def check_outputs(outputs: Outputs, request: Request) -> None:
+def check_outputs(outputs: ResultNodes, request: RegistrationRequest) -> None:
     """Raises InputError if a node cannot be updated to be the output that it is meant to be."""
     for name, class_name in _OUTPUT_CLASSES.items():
         node = getattr(outputs, name)

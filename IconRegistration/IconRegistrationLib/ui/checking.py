@@ -8,7 +8,7 @@ import slicer
 
 from ..errors import InputError
 from ..mrml.markups import landmarks_from_node
-from ..mrml.registration import Request, inputs_from_nodes
+from ..mrml.registration import RegistrationRequest, inputs_from_nodes
 from ..workflow.preflight import ImageFacts, Preflight, preflight
 from ..workflow.results import Inputs
 
@@ -34,7 +34,7 @@ class Checker:
         self._facts: dict[tuple, ImageFacts] = {}
         self._inputs: tuple[tuple, Inputs] | None = None
 
-    def check(self, request: Request, devices: list[dict] | None, speed: float) -> Preflight:
+    def check(self, request: RegistrationRequest, devices: list[dict] | None, speed: float) -> Preflight:
         """The preflight of a request with two volumes. devices, speed: as in workflow.preflight."""
         try:
             inputs = self._inputs_of(request)
@@ -56,7 +56,7 @@ class Checker:
         """Let go of the nodes' voxels."""
         self._facts, self._inputs = {}, None
 
-    def _inputs_of(self, request: Request) -> Inputs:
+    def _inputs_of(self, request: RegistrationRequest) -> Inputs:
         # point lists are read each time: no time stamp of theirs tells that a point was added, removed or renamed
         lists = {name: node for name, node in request.nodes.items() if name.endswith("landmarks")}
         rest = replace(request, **dict.fromkeys(lists))

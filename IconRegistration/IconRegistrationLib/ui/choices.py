@@ -191,7 +191,7 @@ def remembered_segments(chosen: Iterable[str], there: Iterable[str]) -> str:
 
 
 def show_request(panel, request) -> None:
-    """Make the panel ask for a mrml.registration.Request again: its nodes, roles and settings.
+    """Make the panel ask for a mrml.registration.RegistrationRequest again: its nodes, roles and settings.
 
     Raises InputError for what the panel cannot ask for.
     """

@@ -17,7 +17,7 @@ class LinkedCursor:
     before: what remembers the views as they were.  moving: the volume node.  forward: the transform node.
     """
 
-    def __init__(self, before: review.Before, moving, forward):
+    def __init__(self, before: review.SceneRestorePoint, moving, forward):
         self._before, self._forward = before, forward
         manager = slicer.app.layoutManager()
         self._layout = manager.layout  # the one to return to
@@ -44,7 +44,7 @@ class LinkedCursor:
         composites = [logic.GetSliceCompositeNode() for logic in self._lower]
         self._before.restore(self._crosshair, *self._slices(), *composites)
         if self._marker.GetScene() is self._before.scene:
-            self._before.discard(self._marker)
+            self._before.remove_hidden_nodes(self._marker)
         slicer.app.layoutManager().setLayout(self._layout)
 
     def _follow(self, crosshair=None, event=None) -> None:

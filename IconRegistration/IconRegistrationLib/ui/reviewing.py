@@ -10,7 +10,7 @@ import slicer
 
 from ..errors import InputError
 from ..mrml import review
-from ..mrml.registration import Outputs, Request
+from ..mrml.registration import RegistrationRequest, ResultNodes
 from ..quality.report import Report
 from ..quality.verdicts import WORDS
 from .choices import FULL_WARP, chosen_segments
@@ -71,7 +71,7 @@ _OVERLAY_VOLUMES = {"distrust": "distrust", "folding": "jacobian"}
 _CUT = ("checkerboard", "curtain")
 
 
-def possible(view: View, request: Request, outputs: Outputs) -> View:
+def possible(view: View, request: RegistrationRequest, outputs: ResultNodes) -> View:
     """`view` without what excludes each other or has no data.
 
     The linked cursor wants the moving scan where it was; checkerboard and curtain are cut from the resampled volume. Of
@@ -103,7 +103,7 @@ def _present(identifiers: tuple[str, ...], segmentation) -> tuple[str, ...]:
     return tuple(identifier for identifier in identifiers if identifier in there)
 
 
-def _outlined(view: View, request: Request, outputs: Outputs) -> tuple:
+def _outlined(view: View, request: RegistrationRequest, outputs: ResultNodes) -> tuple:
     """The two segmentation nodes whose outlines belong over the images."""
     if view.swap:
         return request.moving_segmentation, request.fixed_segmentation
@@ -112,7 +112,7 @@ def _outlined(view: View, request: Request, outputs: Outputs) -> tuple:
     return request.fixed_segmentation, outputs.warped_segmentation
 
 
-def _pointed(view: View, request: Request, outputs: Outputs) -> tuple:
+def _pointed(view: View, request: RegistrationRequest, outputs: ResultNodes) -> tuple:
     """The two landmark nodes that belong over the images; None where there is none."""
     if view.swap:
         return request.moving_landmarks, request.fixed_landmarks
@@ -121,7 +121,7 @@ def _pointed(view: View, request: Request, outputs: Outputs) -> tuple:
     return request.fixed_landmarks, outputs.warped_landmarks
 
 
-def controls(view: View | None, request: Request | None, outputs: Outputs) -> dict[str, bool]:
+def controls(view: View | None, request: RegistrationRequest | None, outputs: ResultNodes) -> dict[str, bool]:
     """Controls of the panel by name, and whether they do something. view: what is shown, None without a result."""
     is_open = view is not None
     live = is_open and view.shown == "live"
@@ -186,10 +186,10 @@ class Review:
 
     def __init__(self, scene):
         self._scene = scene
-        self._request: Request | None = None
-        self._outputs = Outputs()
+        self._request: RegistrationRequest | None = None
+        self._outputs = ResultNodes()
         self._view: View | None = None
-        self._before = review.Before(scene)
+        self._before = review.SceneRestorePoint(scene)
         self._cut: review.CutVolume | None = None
         self._copies = {}  # "forward", "backward" -> what data is looked at under
         self._live_labels = None
@@ -221,10 +221,10 @@ class Review:
         """Controls by name, and whether they do something now."""
         return controls(self._view, self._request, self._outputs)
 
-    def show(self, request: Request, outputs: Outputs, view: View) -> None:
+    def show(self, request: RegistrationRequest, outputs: ResultNodes, view: View) -> None:
         """Bring a result into the views, fitted and centred, instead of what was shown before."""
         self.close()
-        self._before = review.Before(self._scene)
+        self._before = review.SceneRestorePoint(self._scene)
         self._request, self._outputs = request, outputs
         transforms = {"forward": outputs.forward, "backward": outputs.backward}
         self._copies = {
@@ -241,7 +241,7 @@ class Review:
         self._timer.stop()
         self._link_cursor(False)
         self._before.restore()
-        self._request, self._outputs, self._view = None, Outputs(), None
+        self._request, self._outputs, self._view = None, ResultNodes(), None
         self._cut = self._live_labels = None
         self._copies, self._overlays = {}, {}
 
@@ -343,7 +343,7 @@ class Review:
             review.blend(self._before, composites, 1.0)
             return
         if self._cut is not None:
-            self._before.discard(self._cut.node)
+            self._before.remove_hidden_nodes(self._cut.node)
             self._cut = None
         if view.comparison == "flicker":
             self._timer.start()
@@ -408,7 +408,7 @@ class Review:
                 self._live_labels,
             )
         elif self._live_labels is not None:
-            self._before.discard(self._live_labels)
+            self._before.remove_hidden_nodes(self._live_labels)
             self._live_labels = None
 
 

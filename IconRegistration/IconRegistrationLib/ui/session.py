@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..mrml.registration import Outputs, Request, check_outputs, inputs_from_nodes, nodes_from_results
+from ..mrml.registration import RegistrationRequest, ResultNodes, check_outputs, inputs_from_nodes, nodes_from_results
 from ..mrml.scene import place_beside
 from ..mrml.segmentations import node_from_segmentation, segmentation_from_node
 from ..mrml.transforms import field_from_node
@@ -68,7 +68,7 @@ class Session:
     def busy(self) -> bool:
         return self._task is not None
 
-    def register(self, request: Request, outputs: Outputs, done: Callable[[Outputs], None]) -> None:
+    def register(self, request: RegistrationRequest, outputs: ResultNodes, done: Callable[[ResultNodes], None]) -> None:
         """Register; `done` gets the nodes. outputs: nodes to update in place, where they are still in the scene.
 
         Raises InputError, before anything starts, for what cannot be registered.
@@ -78,11 +78,11 @@ class Session:
         inputs = inputs_from_nodes(request)
         check_inputs(inputs, request.guide)
 
-        def finish(folder: Path) -> Outputs:
+        def finish(folder: Path) -> ResultNodes:
             kept = self._present(request)
             results = exchange.read_results(folder / "results")
             there = {name: self._if_present(getattr(outputs, name)) for name in _OUTPUT_NODES}
-            return nodes_from_results(results, kept, Outputs(**there))
+            return nodes_from_results(results, kept, ResultNodes(**there))
 
         message = {"request": "register", "settings": asdict(request.settings), "options": request.options}
         self._begin(message, done, finish, lambda folder: exchange.write_inputs(folder, inputs))
@@ -199,7 +199,7 @@ class Session:
     def _if_present(self, node):
         return node if node is not None and node.GetScene() is self._scene else None
 
-    def _present(self, request: Request) -> Request:
+    def _present(self, request: RegistrationRequest) -> RegistrationRequest:
         """The request without the nodes that were deleted meanwhile. Raises InputError if a volume was."""
         for side in ("fixed", "moving"):
             if self._if_present(getattr(request, side)) is None:
@@ -208,4 +208,4 @@ class Session:
         return replace(request, **gone)
 
 
-_OUTPUT_NODES = [f.name for f in fields(Outputs) if f.name != "report"]
+_OUTPUT_NODES = [f.name for f in fields(ResultNodes) if f.name != "report"]

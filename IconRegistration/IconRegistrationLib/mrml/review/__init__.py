@@ -1,7 +1,6 @@
 """What each kind of Review control does to nodes; one file per kind, its functions under one name."""
 
 from .amount import set_warp_amount, viewing_copy
-from .before import Before, put_under, take_out
 from .comparison import (
     CURTAIN_DIRECTIONS,
     CutVolume,
@@ -16,14 +15,15 @@ from .comparison import (
 )
 from .cursor import corresponding_point, cursor_marker, place_cursor
 from .deformation import deformation_line_width, deformation_spacing, grid_spacing, show_deformation, show_grid
+from .scene_restore_point import SceneRestorePoint, put_under, take_out
 from .segments import live_segments, outline_displays, show_outlines
 from .trust import DISTRUST_LIMITS, number_text, report_table, show_overlay, trust_overlay
 
 __all__ = [
     "CURTAIN_DIRECTIONS",
     "DISTRUST_LIMITS",
-    "Before",
     "CutVolume",
+    "SceneRestorePoint",
     "blend",
     "checkerboard",
     "corresponding_point",

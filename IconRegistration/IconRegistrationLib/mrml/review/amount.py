@@ -6,7 +6,7 @@ import slicer
 
 from ...errors import InputError
 from ..transforms import LINEAR_ATTRIBUTE
-from .before import Before
+from .scene_restore_point import SceneRestorePoint
 
 
 def set_warp_amount(transform, amount: float) -> None:
@@ -17,24 +17,24 @@ def set_warp_amount(transform, amount: float) -> None:
     """
     if not 0 <= amount <= 1:
         raise InputError(f"The warp amount is between 0 and 1, not {amount:g}.")
-    _grid_transform(transform).SetDisplacementScale(amount)
+    grid_transform_of(transform).SetDisplacementScale(amount)
 
 
-def viewing_copy(before: Before, transform):
+def viewing_copy(restore_point: SceneRestorePoint, transform):
     """A grid transform node with the displacements of `transform`, of which a part can be shown.
 
     The samples are shared, not copied. `transform` itself keeps all of the displacement, for a file would hold what is
     shown, and no event tells of every file that is written. The copy is not saved.
     """
-    node = before.add("vtkMRMLGridTransformNode", f"{transform.GetName()}, as shown")
-    node.SetAndObserveTransformFromParent(_with_all_displacement(transform))
+    node = restore_point.add_hidden_node("vtkMRMLGridTransformNode", f"{transform.GetName()}, as shown")
+    node.SetAndObserveTransformFromParent(whole_transform(transform))
     node.SetAttribute(LINEAR_ATTRIBUTE, "1")
     return node
 
 
-def _with_all_displacement(transform):
+def whole_transform(transform):
     """The vtkOrientedGridTransform of a node, sharing the samples, whatever amount of it is shown."""
-    shown = _grid_transform(transform)
+    shown = grid_transform_of(transform)
     whole = slicer.vtkOrientedGridTransform()
     whole.SetGridDirectionMatrix(shown.GetGridDirectionMatrix())
     whole.SetDisplacementGridData(shown.GetDisplacementGrid())
@@ -44,7 +44,7 @@ def _with_all_displacement(transform):
     return whole
 
 
-def _grid_transform(node):
+def grid_transform_of(node):
     stored = slicer.vtkOrientedGridTransform.SafeDownCast(node.GetTransformFromParent())
     if stored is None or stored.GetDisplacementGrid() is None:
         raise InputError(f"The transform {node.GetName()!r} holds no displacement field; choose a registration's.")

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...registration.intensity import guess_modality
 from ...spatial.geometry import Grid, Image
 from ..volumes import image_from_node, node_from_image
-from .before import Before, _display, put_under, take_out
+from .scene_restore_point import SceneRestorePoint, display_of, put_under, take_out
 
 #: Directions of the curtain: from, to. Within Slicer's views: from the left or the top of the picture.
 CURTAIN_DIRECTIONS = ("R-L", "A-P", "S-I")
@@ -22,39 +22,39 @@ CURTAIN_DIRECTIONS = ("R-L", "A-P", "S-I")
 _HOLE = -1e30
 
 
-def show_carried(before: Before, composites, still: list, carried: list, transform) -> None:
+def show_carried(restore_point: SceneRestorePoint, composites, still: list, carried: list, transform) -> None:
     """One image's data under `transform`, its volume over the other image's, in all slice views.
 
     still, carried: nodes of the two images, the volume first. Forward: fixed, moving, and the forward transform; the
     other direction: moving, fixed, and the backward one. What lay under a registration and is now still is taken out.
     """
     for node in still:
-        take_out(before, node)
+        take_out(restore_point, node)
     for node in carried:
-        put_under(before, node, transform)
-    show_comparison(before, composites, still[0], carried[0])
+        put_under(restore_point, node, transform)
+    show_comparison(restore_point, composites, still[0], carried[0])
 
 
-def show_comparison(before: Before, composites, fixed, moving, opacity: float = 0.5) -> None:
+def show_comparison(restore_point: SceneRestorePoint, composites, fixed, moving, opacity: float = 0.5) -> None:
     """The volume `fixed` in the background, `moving` over it with matched window and level, in the given slice views.
 
     moving: any volume that lies on the fixed one: warped, or under the transform.
     """
-    match_window(before, fixed, moving)
+    match_window(restore_point, fixed, moving)
     for composite in composites:
-        before.change(composite, "BackgroundVolumeID", fixed.GetID())
-        before.change(composite, "ForegroundVolumeID", moving.GetID())
-    blend(before, composites, opacity)
+        restore_point.change(composite, "BackgroundVolumeID", fixed.GetID())
+        restore_point.change(composite, "ForegroundVolumeID", moving.GetID())
+    blend(restore_point, composites, opacity)
 
 
-def match_window(before: Before, fixed, moving) -> None:
+def match_window(restore_point: SceneRestorePoint, fixed, moving) -> None:
     """Show `moving` with the window and level that correspond to those of `fixed`, which stay as they are.
 
     Two CTs have one scale, Hounsfield units, and get the same window. Otherwise the window is carried over by the
     linear map that takes the fixed image's 1st and 99th percentiles (of a sample of its voxels) to the moving image's:
     MR has no scale of its own. Colours of the two stay. Label maps are left alone.
     """
-    shown, display = _display(fixed), _display(moving)
+    shown, display = display_of(fixed), display_of(moving)
     if not all(isinstance(each, slicer.vtkMRMLScalarVolumeDisplayNode) for each in (shown, display)):
         return
     low, high = shown.GetWindowLevelMin(), shown.GetWindowLevelMax()
@@ -66,9 +66,9 @@ def match_window(before: Before, fixed, moving) -> None:
         if high_fixed > low_fixed and high_moving > low_moving:
             scale = (high_moving - low_moving) / (high_fixed - low_fixed)
             low, high = (low_moving + (value - low_fixed) * scale for value in (low, high))
-    before.change(display, "AutoWindowLevel", False)
-    before.change(display, "Window", high - low)
-    before.change(display, "Level", (low + high) / 2)
+    restore_point.change(display, "AutoWindowLevel", False)
+    restore_point.change(display, "Window", high - low)
+    restore_point.change(display, "Level", (low + high) / 2)
 
 
 def _sample(node) -> Image:
@@ -85,16 +85,16 @@ def _voxels(node) -> np.ndarray:
     return vtk_to_numpy(voxels.GetPointData().GetScalars()).reshape(voxels.GetDimensions()[::-1])
 
 
-def blend(before: Before, composites, opacity: float) -> None:
+def blend(restore_point: SceneRestorePoint, composites, opacity: float) -> None:
     """How much of the foreground volume is seen, 0 to 1."""
     for composite in composites:
-        before.change(composite, "ForegroundOpacity", opacity)
+        restore_point.change(composite, "ForegroundOpacity", opacity)
 
 
-def flicker(before: Before, composites) -> None:
+def flicker(restore_point: SceneRestorePoint, composites) -> None:
     """Show the other one of background and foreground, alone; for a timer to call. `blend` ends it."""
     shown = any(composite.GetForegroundOpacity() > 0.5 for composite in composites)
-    blend(before, composites, 0 if shown else 1)
+    blend(restore_point, composites, 0 if shown else 1)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class CutVolume:
     curtain: tuple[str, int] | None = None
 
 
-def cut_volume(before: Before, source) -> CutVolume:
+def cut_volume(restore_point: SceneRestorePoint, source) -> CutVolume:
     """A copy of a volume node for `checkerboard` and `curtain`, nothing cut yet, displayed as the source is now.
 
     Voxels of any type become float32, for the hole's value: far enough below all others that a view, which interpolates
@@ -119,10 +119,10 @@ def cut_volume(before: Before, source) -> CutVolume:
     holes are its background, 0, which its colour table leaves clear.
     """
     image = image_from_node(source)
-    shown = _display(source)
+    shown = display_of(source)
     is_labels = source.IsA("vtkMRMLLabelMapVolumeNode")
     voxels, hole = (image.array, 0.0) if is_labels else (image.array.astype(np.float32, copy=False), _HOLE)
-    node = before.add(source.GetClassName(), f"{source.GetName()}, cut")
+    node = restore_point.add_hidden_node(source.GetClassName(), f"{source.GetName()}, cut")
     display = node.GetDisplayNode()
     display.CopyContent(shown)
     display.SetAndObserveColorNodeID(shown.GetColorNodeID())
@@ -135,7 +135,7 @@ def cut_volume(before: Before, source) -> CutVolume:
         display.SetThreshold(low - 1e-3 * ((high - low) or 1), high + 1e-3 * ((high - low) or 1))
         display.SetApplyThreshold(True)
     # last: a display that finds window and level itself would look at every voxel
-    node_from_image(before.scene, Image(voxels, image.grid), "", node)
+    node_from_image(restore_point.scene, Image(voxels, image.grid), "", node)
     return CutVolume(node, source, hole)
 
 

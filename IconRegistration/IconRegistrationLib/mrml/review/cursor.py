@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..transforms import array_from_matrix
-from .amount import _with_all_displacement
-from .before import Before
+from .amount import whole_transform
+from .scene_restore_point import SceneRestorePoint
 
 
 def corresponding_point(forward, point) -> np.ndarray:
@@ -15,13 +15,13 @@ def corresponding_point(forward, point) -> np.ndarray:
     The whole map's answer, whatever amount of it is shown. The world is where the moving scan lies under its own linear
     parents, if it has any: that place was registered.
     """
-    whole = _with_all_displacement(forward)
+    whole = whole_transform(forward)
     return np.array(whole.TransformPoint([float(x) for x in point]))
 
 
-def cursor_marker(before: Before, slice_nodes):
+def cursor_marker(restore_point: SceneRestorePoint, slice_nodes):
     """A locked point without a label, seen only in the given slice views (those of the moving scan)."""
-    marker = before.add("vtkMRMLMarkupsFiducialNode", "Corresponding point")
+    marker = restore_point.add_hidden_node("vtkMRMLMarkupsFiducialNode", "Corresponding point")
     marker.SetLocked(True)
     display = marker.GetDisplayNode()
     display.SetPointLabelsVisibility(False)

@@ -7,8 +7,8 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ...errors import InputError
-from .amount import _grid_transform
-from .before import Before, _display
+from .amount import grid_transform_of
+from .scene_restore_point import SceneRestorePoint, display_of
 
 
 def grid_spacing(field_of_view: float) -> float:
@@ -51,12 +51,12 @@ def deformation_line_width(spacing: float, region) -> int:
 
 def _longest(transform) -> float:
     """The longest displacement of a grid transform's samples (of 100,000 of them) in mm, at least 0.1."""
-    vectors = vtk_to_numpy(_grid_transform(transform).GetDisplacementGrid().GetPointData().GetScalars())
+    vectors = vtk_to_numpy(grid_transform_of(transform).GetDisplacementGrid().GetPointData().GetScalars())
     return max(0.1, float(np.linalg.norm(vectors[:: max(1, len(vectors) // 100_000)], axis=1).max()))
 
 
 def show_deformation(
-    before: Before,
+    restore_point: SceneRestorePoint,
     transform,
     style: str,
     region,
@@ -71,11 +71,11 @@ def show_deformation(
     region: the volume node.  spacing: of lines, arrows or contour levels in mm, else `deformation_spacing`.
     line_width: pixels, in slices, else `deformation_line_width`.
     Colours go from light blue (no displacement) over yellow to red (the longest).
-    `before.restore(transform.GetDisplayNode())` takes it away; the display node keeps distances and colours.
+    `restore_point.restore(transform.GetDisplayNode())` takes it away; the display node keeps distances and colours.
     """
-    display = _display(transform)
+    display = display_of(transform)
     for name in ("Visibility", "Visibility2D", "Visibility3D", "VisualizationMode", "SliceIntersectionThickness"):
-        before.change(display, name, getattr(display, f"Get{name}")())
+        restore_point.change(display, name, getattr(display, f"Get{name}")())
     spacing = spacing or deformation_spacing(style, region, transform)
     _style_deformation(display, style, spacing, _longest(transform))
     display.SetAndObserveRegionNode(region)

@@ -8,49 +8,49 @@ import numpy as np
 import slicer
 import vtk
 
-from .before import Before, _display, _own_parent, put_under
+from .scene_restore_point import SceneRestorePoint, display_of, own_parent, put_under
 
 
-def show_outlines(before: Before, fixed, moving) -> None:
+def show_outlines(restore_point: SceneRestorePoint, fixed, moving) -> None:
     """Outline two segmentation nodes, without filling: the fixed one in thick lines, the moving one in thin ones.
 
     A moving segment has the colour of the fixed segment of its name, lightened so that it is seen on the thick line.
-    `before.restore(*outline_displays(fixed, moving))` takes it away.
+    `restore_point.restore(*outline_displays(fixed, moving))` takes it away.
     """
     colors = {segment.GetName(): segment.GetColor() for _, segment in _segments(fixed)}
     for display, thickness in zip(outline_displays(fixed, moving), (4, 2), strict=True):
-        before.change(display, "Visibility", True)
-        before.change(display, "Visibility2D", True)
-        before.change(display, "Visibility2DFill", False)
-        before.change(display, "Visibility2DOutline", True)
-        before.change(display, "Opacity2DOutline", 1.0)
-        before.change(display, "SliceIntersectionThickness", thickness)
-    display = _display(moving)
+        restore_point.change(display, "Visibility", True)
+        restore_point.change(display, "Visibility2D", True)
+        restore_point.change(display, "Visibility2DFill", False)
+        restore_point.change(display, "Visibility2DOutline", True)
+        restore_point.change(display, "Opacity2DOutline", 1.0)
+        restore_point.change(display, "SliceIntersectionThickness", thickness)
+    display = display_of(moving)
     for identifier, segment in _segments(moving):
         color = np.array(colors.get(segment.GetName(), segment.GetColor()))
         lighter = vtk.vtkVector3d(*(color + 0.55 * (1 - color)))
-        before.change(display, "SegmentOverrideColor", lighter, identifier)
+        restore_point.change(display, "SegmentOverrideColor", lighter, identifier)
 
 
 def outline_displays(fixed, moving) -> list:
     """The display nodes that `show_outlines` changes."""
-    return [_display(fixed), _display(moving)]
+    return [display_of(fixed), display_of(moving)]
 
 
-def live_segments(before: Before, source, identifiers: list[str], transform, node=None):
+def live_segments(restore_point: SceneRestorePoint, source, identifiers: list[str], transform, node=None):
     """A segmentation node with some of a segmentation's segments, under `transform`: seen warped at once, in 2D and 3D.
 
     The light node holds those segments alone, each cropped to its extent: ticking one leaves the others be. A linear
     parent of the source counts. `node`, of an earlier call, is brought up to date. The source itself stays where it is;
-    `before.discard(node)` takes the light one away.
+    `restore_point.remove_hidden_nodes(node)` takes the light one away.
     """
     if node is None:
-        node = before.add("vtkMRMLSegmentationNode", f"{source.GetName()}, warped live")
+        node = restore_point.add_hidden_node("vtkMRMLSegmentationNode", f"{source.GetName()}, warped live")
         node.GetDisplayNode().SetOpacity2DFill(0.25)  # the images are to be seen through them
         node.GetSegmentation().SetSourceRepresentationName(source.GetSegmentation().GetSourceRepresentationName())
-        parent = _own_parent(source)
+        parent = own_parent(source)
         node.SetAndObserveTransformNodeID(parent.GetID() if parent else None)
-    put_under(before, node, transform)
+    put_under(restore_point, node, transform)
     target = node.GetSegmentation()
     for identifier in set(target.GetSegmentIDs()) - set(identifiers):
         target.RemoveSegment(identifier)

@@ -12,7 +12,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from ...errors import InputError
 from ...spatial.geometry import Grid, Image
 from ..volumes import image_from_node, node_from_image, vtk_image
-from .before import Before
+from .scene_restore_point import SceneRestorePoint
 
 #: Limits of the distrust map's colours in mm; below the first, tissue stays clear.
 DISTRUST_LIMITS = (1.0, 2.0, 3.0, 5.0, 10.0)
@@ -24,7 +24,7 @@ _FOLDED_COLOR = (0.9, 0, 1)
 _UNKNOWN_COLOR = (0.45, 0.45, 0.5)
 
 
-def trust_overlay(before: Before, distrust=None, jacobian=None, limits=DISTRUST_LIMITS):
+def trust_overlay(restore_point: SceneRestorePoint, distrust=None, jacobian=None, limits=DISTRUST_LIMITS):
     """A label map volume that says where not to trust a registration: its names are what the data probe shows.
 
     distrust: volume node, inverse-consistency error in mm; labels are "1 - 2 mm" and so on by `limits` (mm, rising,
@@ -49,24 +49,24 @@ def trust_overlay(before: Before, distrust=None, jacobian=None, limits=DISTRUST_
                 f"{errors.name!r} and {determinants.name!r} are of different runs; choose those of one run."
             )
         labels[determinants.array <= 0] = folded
-    table = before.add("vtkMRMLColorTableNode", "Registration distrust")
+    table = restore_point.add_hidden_node("vtkMRMLColorTableNode", "Registration distrust")
     table.SetTypeToUser()
     table.SetNumberOfColors(len(names) + 1)
     table.SetColor(0, "trusted", 0, 0, 0, 0)
     colors = (*_DISTRUST_COLORS[-len(limits) :], _UNKNOWN_COLOR, _FOLDED_COLOR)
     for value, (name, color) in enumerate(zip(names, colors, strict=True), start=1):
         table.SetColor(value, name, *color, 1)
-    node = before.add("vtkMRMLLabelMapVolumeNode", "Registration distrust")
-    node_from_image(before.scene, Image(labels, grid), "", node)
+    node = restore_point.add_hidden_node("vtkMRMLLabelMapVolumeNode", "Registration distrust")
+    node_from_image(restore_point.scene, Image(labels, grid), "", node)
     node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
     return node
 
 
-def show_overlay(before: Before, composites, overlay, opacity: float = 0.5) -> None:
-    """A label map over the images of slice views; `before.restore` of the composites, or None, takes it away."""
+def show_overlay(restore_point: SceneRestorePoint, composites, overlay, opacity: float = 0.5) -> None:
+    """A label map over the images of slice views; `restore_point.restore` of the composites, or None, takes it away."""
     for composite in composites:
-        before.change(composite, "LabelVolumeID", overlay.GetID() if overlay else None)
-        before.change(composite, "LabelOpacity", opacity)
+        restore_point.change(composite, "LabelVolumeID", overlay.GetID() if overlay else None)
+        restore_point.change(composite, "LabelOpacity", opacity)
 
 
 def _finer(image: Image, spacing: float = 1.5, voxels: float = 3e7) -> Image:
@@ -93,7 +93,7 @@ def report_table(scene, report, name: str, node=None):
     node = node or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
     rows = [("Verdict", v.level, v.measure, "", None, v.value, v.meaning) for v in report.verdicts]
     rows += [(r.group, r.name, r.measure, r.unit, r.before, r.after, "") for r in report.rows()]
-    titles = ("Group", "Name", "Measure", "Unit", "Before", "After", "Meaning")
+    titles = ("Group", "Name", "Measure", "Unit", "SceneRestorePoint", "After", "Meaning")
     table = vtk.vtkTable()
     for title, values in zip(titles, zip(*rows, strict=True), strict=True):
         column = vtk.vtkStringArray()

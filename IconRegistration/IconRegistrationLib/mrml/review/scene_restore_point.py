@@ -16,11 +16,11 @@ _STANDS_FOR = "IconRegistration.standsFor"
 
 
 @dataclass
-class Before:
-    """How the scene was before Review changed it, and the way back.
+class SceneRestorePoint:
+    """State of the scene before Review changed it; `restore` goes back to it.
 
     Nodes are remembered by ID, so that none is kept alive; what has been deleted meanwhile is left alone, and a
-    `Before` of a closed scene restores nothing.
+    restore point of a closed scene restores nothing.
     values: (node ID, property, arguments of its getter) -> value.  added: IDs of nodes made for looking.
     moved: IDs of nodes that were put under a transform.
     """
@@ -50,10 +50,10 @@ class Before:
         if not nodes:
             for node in self._present(self.moved):
                 take_out(self, node)
-            self.discard(*self._present(self.added))
+            self.remove_hidden_nodes(*self._present(self.added))
             self.moved, self.added = [], []
 
-    def add(self, class_name: str, name: str):
+    def add_hidden_node(self, class_name: str, name: str):
         """A new node with display nodes, for looking: neither saved with the scene nor listed in the data tree."""
         node = self.scene.CreateNodeByClass(class_name)
         node.UnRegister(None)  # the reference is ours
@@ -68,8 +68,8 @@ class Before:
                 display.SetSaveWithScene(False)
         return node
 
-    def discard(self, *nodes) -> None:
-        """Remove nodes that `add` made, with their displays, which would hold on to voxels."""
+    def remove_hidden_nodes(self, *nodes) -> None:
+        """Remove nodes that `add_hidden_node` made, with their displays, which would hold on to voxels."""
         for node in nodes:
             if node.GetID() in self.moved:
                 take_out(self, node)
@@ -94,13 +94,13 @@ def _displays(node) -> list:
     return [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
 
 
-def _display(node):
+def display_of(node):
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     return node.GetDisplayNode()
 
 
-def put_under(before: Before, node, transform) -> None:
+def put_under(restore_point: SceneRestorePoint, node, transform) -> None:
     """Put data (volume, segmentation, markups, model) under a registration's transform; `take_out` undoes it exactly.
 
     Data that has a linear parent keeps its place in the world, where it was registered: the parent itself stays as it
@@ -111,33 +111,34 @@ def put_under(before: Before, node, transform) -> None:
     """
     if _lies_under(node, transform):
         return
-    take_out(before, node)
+    take_out(restore_point, node)
     parent = node.GetParentTransformNode()
-    over = transform if parent is None else _stand_in(before.scene, node, parent, transform)
+    over = transform if parent is None else _stand_in(restore_point.scene, node, parent, transform)
     node.SetAndObserveTransformNodeID(over.GetID())
-    before.moved.append(node.GetID())
+    restore_point.moved.append(node.GetID())
 
 
-def take_out(before: Before, node) -> None:
+def take_out(restore_point: SceneRestorePoint, node) -> None:
     """Give data back the parent that it had before `put_under`; data that lies under none of ours is left alone."""
     parent = node.GetParentTransformNode()
     if parent is None or not _is_ours(parent):
         return
-    original = _own_parent(node)
+    original = own_parent(node)
     node.SetAndObserveTransformNodeID(original.GetID() if original else None)
     if parent.GetAttribute(_STANDS_FOR) and not any(
-        other.GetParentTransformNode() is parent for other in nodes_of_class(before.scene, "vtkMRMLTransformableNode")
+        other.GetParentTransformNode() is parent
+        for other in nodes_of_class(restore_point.scene, "vtkMRMLTransformableNode")
     ):
-        before.scene.RemoveNode(parent)
-    if node.GetID() in before.moved:
-        before.moved.remove(node.GetID())
+        restore_point.scene.RemoveNode(parent)
+    if node.GetID() in restore_point.moved:
+        restore_point.moved.remove(node.GetID())
 
 
 def _is_ours(transform) -> bool:
     return bool(transform.GetAttribute(_STANDS_FOR) or transform.GetAttribute(LINEAR_ATTRIBUTE))
 
 
-def _own_parent(node):
+def own_parent(node):
     """The parent that data has when it is not under a registration, or None."""
     parent = node.GetParentTransformNode()
     if parent is None or not _is_ours(parent):
