@@ -1,7 +1,7 @@
 """Run one of the project's commands: `python Testing/run.py VERB`.
 
     demo            register a phantom; the results are in demo/
-    test            check the style, then run all tests
+    test            check the style, then run all tests, two at a time
     test --fast     the same, without the tests marked slow or nightly
     docs            build the documentation's site in build/docs
 
@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "Testing" / "constraints.txt"
+#: Of pytest-xdist. Neighbours stay in one process as long as both have work, for they share fixtures.
+TWO_AT_A_TIME = ["-n", "2", "--dist", "worksteal"]
 
 
 def environment(name, *requirements, without_dependencies=()):
@@ -52,7 +54,7 @@ def main(arguments):
         if "--fast" in rest:
             rest.remove("--fast")
             rest = ["-m", "not slow and not nightly", *rest]
-        return subprocess.call([python, "-m", "pytest", *rest], cwd=ROOT)
+        return subprocess.call([python, "-m", "pytest", *TWO_AT_A_TIME, *rest], cwd=ROOT)
     if verb == "docs":
         # sphinx imports every module of the library, scenes and cohorts too
         python = environment(".venv-docs", "--editable", ".[scene,cohort,docs]")

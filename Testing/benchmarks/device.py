@@ -29,6 +29,7 @@ from IconRegistrationLib.registration.refine import linear_maps, refine
 from IconRegistrationLib.spatial.geometry import Grid
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "headless"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 from stand_in import Device, Elsewhere, set_up
 from test_network import published_network, smooth_pair
 

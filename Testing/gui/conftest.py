@@ -1,24 +1,33 @@
 """The panel's tests run Slicer's module code under slicerharness; where that does not work they are skipped."""
 
+import functools
 import sys
 
 import pytest
 import slicerharness
 
-MISSING = slicerharness.unavailable()
-if MISSING is None:
-    slicerharness.install()
+
+@functools.cache
+def missing():
+    """Return why the harness does not work here, None where it does and is installed.
+
+    It is asked when the first file is collected: the parent of parallel workers collects none.
+    """
+    reason = slicerharness.unavailable()
+    if reason is None:
+        slicerharness.install()
+    return reason
 
 
 class SkippedModule(pytest.Module):
     """A test file that cannot even be imported."""
 
     def collect(self):
-        pytest.skip(MISSING, allow_module_level=True)
+        pytest.skip(missing(), allow_module_level=True)
 
 
 def pytest_pycollect_makemodule(module_path, parent):
-    return SkippedModule.from_parent(parent, path=module_path) if MISSING else None
+    return SkippedModule.from_parent(parent, path=module_path) if missing() else None
 
 
 @pytest.fixture(autouse=True)

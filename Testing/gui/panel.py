@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import slicer
+from phantoms import phantom
 from slicerharness import load_module, pick, settle
 
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.mrml.scene import nodes_of_class
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import samples
@@ -31,8 +31,6 @@ ROLES = (
     *("fixedVolume", "movingVolume", "fixedSegmentation", "movingSegmentation"),
     *("fixedLandmarks", "movingLandmarks"),
 )
-
-phantom = functools.cache(functools.partial(make_phantom, size=32))
 
 
 def add_phantom(monkeypatch) -> dict:

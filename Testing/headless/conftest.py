@@ -1,22 +1,6 @@
-"""What several tests start from."""
-
-import signal
+"""What the tests without a window share."""
 
 import pytest
-
-# A shell that starts the tests in its background has them, and all that they start, ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Threads of several tests beside each other wait for one another."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from IconRegistrationLib.spatial.geometry import Grid
 
 itk = pytest.importorskip("itk")
 
-CASES, NIGHTLY_CASES = 250, 10_000
+CASES, NIGHTLY_CASES = 40, 10_000
 TRANSFORMS = {"transform": "forward", "inverse": "backward"}
 
 

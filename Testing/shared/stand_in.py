@@ -4,7 +4,7 @@ Its tensors say that they are elsewhere and are computed on the CPU all the same
 together raises, as on CUDA; so does float64, as on Apple's GPUs. How often the CPU waits for the device is counted.
 
 torch keeps one such device to a process and cannot forget it, so that tests run this file:
-`python stand_in.py CASE` registers a phantom on the CPU and on the device, and prints one line of JSON.
+`python stand_in.py CASE ...` registers a phantom on the CPU and on the device, and prints one line of JSON per case.
 """
 
 import json
@@ -147,10 +147,17 @@ def refused(device: torch.device) -> list[str]:
     return said
 
 
-def main(case: str) -> None:
-    settings = Settings(**CASES[case])
-    on_cpu, body = displacement(torch.device("cpu"), settings)
+def main(*cases: str) -> None:
+    """Print what is measured of each case; the CPU's registrations come before torch knows the device."""
+    settings = {case: Settings(**CASES[case]) for case in cases}
+    on_cpu = {case: displacement(torch.device("cpu"), settings[case]) for case in cases}
     device = set_up()
+    for case in cases:
+        print(json.dumps(compared(device, settings[case], *on_cpu[case])), flush=True)
+
+
+def compared(device: torch.device, settings: Settings, on_cpu: np.ndarray, body: np.ndarray) -> dict:
+    """Return how the device's registration differs from the CPU's, what it refused and how often it was waited for."""
     waits = []
     # autograd would give the device a thread of its own, which cannot run Python
     with Device(), torch.autograd.set_multithreading_enabled(False):
@@ -163,9 +170,8 @@ def main(case: str) -> None:
                 waits.append(Elsewhere.waits)
     error = np.linalg.norm(on_device - on_cpu, axis=-1)[body]
     moved = np.linalg.norm(on_cpu, axis=-1)[body]
-    found = {"refused": said, "error": float(error.mean()), "moved": float(moved.mean()), "waits": waits}
-    print(json.dumps(found))
+    return {"refused": said, "error": float(error.mean()), "moved": float(moved.mean()), "waits": waits}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
