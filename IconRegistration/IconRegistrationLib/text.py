@@ -66,7 +66,7 @@ class Sentence(str):
 
     @property
     def english(self) -> str:
-        """The sentence in English, for files that programs read."""
+        """The sentence in English."""
         values = {name: v.english if isinstance(v, Sentence) else v for name, v in self.values.items()}
         return self.template.format(**values)
 
@@ -100,6 +100,25 @@ def set_translator(translate: Translator | None) -> None:
 def plain_sentence(text: str) -> dict[str, Any] | str:
     """Return `text` as JSON-safe values: a Sentence with its template, anything else as it is."""
     return text.to_plain() if isinstance(text, Sentence) else str(text)
+
+
+def english(text: str) -> str:
+    """Return `text` in English, for files that programs read."""
+    return text.english if isinstance(text, Sentence) else text
+
+
+def one_line(text: str) -> str:
+    """Return `text` without line breaks and repeated spaces; a Sentence stays one.
+
+    Examples
+    --------
+    >>> one_line("one,\n  two")
+    'one, two'
+    """
+    if isinstance(text, Sentence):
+        values = {name: one_line(value) if isinstance(value, str) else value for name, value in text.values.items()}
+        return Sentence(" ".join(text.template.split()), values, text.context)
+    return " ".join(text.split())
 
 
 def _plain(value: Any) -> Any:

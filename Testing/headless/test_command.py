@@ -246,12 +246,12 @@ def left_in(folder):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (Cancelled(), 130, "stopped"),
-        (KeyboardInterrupt(), 130, "stopped"),
+        (Cancelled(), 130, "Cancelled; nothing was changed."),
+        (KeyboardInterrupt(), 130, "Cancelled; nothing was changed."),
         (DeviceMemoryError("8 GiB are too little; choose cpu."), 1, "choose cpu"),
         (MemoryError(), 1, "out of memory"),
         (OSError(28, "No space left on device"), 1, "No space left"),
-        (ZeroDivisionError("a bug"), 1, "unexpected ZeroDivisionError: a bug; run again with --debug"),
+        (ZeroDivisionError("a bug"), 1, "Unexpected ZeroDivisionError: a bug. Run again with --debug"),
     ],
 )
 @pytest.mark.parametrize("before", [None, "old"])
@@ -314,7 +314,8 @@ def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pat
 #: that it starts at once.
 STOPPABLE = """
 import sys, time, types
-from IconRegistrationLib.batch import command, pair, register
+from IconRegistrationLib.batch import command, pair
+from IconRegistrationLib.batch.commands import register
 def write(folder, *_, **__):
     (folder / "transform.nii.gz").write_text("half of it")
     print("ready", flush=True)
@@ -349,7 +350,7 @@ def test_a_signal_clears_everything_away(a_stoppable_run, tmp_path, sent, code):
     a_stoppable_run.send_signal(getattr(signal, sent))
     _, err = a_stoppable_run.communicate(timeout=60)
     assert a_stoppable_run.returncode == code
-    assert "nothing was written" in err.splitlines()[-1]
+    assert "nothing was changed" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert left_in(tmp_path) == []
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from IconRegistrationLib import text
-from IconRegistrationLib.text import Sentence, plain_sentence, set_translator, tr
+from IconRegistrationLib.errors import Cancelled, DeviceMemoryError, FolderError, InputError, explain
+from IconRegistrationLib.text import Sentence, english, one_line, plain_sentence, set_translator, tr
 
 
 @pytest.fixture
@@ -62,3 +63,37 @@ def test_a_wrong_translation_is_not_shown():
     finally:
         set_translator(None)
     assert text._translate is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (InputError("The scan is empty; choose another."), "input", "The scan is empty; choose another."),
+        (DeviceMemoryError("cuda:0 is full; choose cpu."), "memory", "cuda:0 is full; choose cpu."),
+        (FolderError("No room in out; free some."), "folder", "No room in out; free some."),
+        (MemoryError(), "memory", "This machine ran out of memory; crop"),
+        (Cancelled(), "cancelled", "Cancelled; nothing was changed."),
+        (KeyboardInterrupt("stopped; 3 pairs are left."), "cancelled", "stopped; 3 pairs are left."),
+        (ModuleNotFoundError(name="itk"), "dependency", "The package itk is not installed; press Apply"),
+        (RuntimeError("one.\ntwo."), "unexpected", "Unexpected RuntimeError: one. two."),
+        (AssertionError(), "unexpected", "Unexpected AssertionError: it says no more."),
+    ],
+)
+def test_every_exception_has_a_kind_and_a_sentence(error, kind, said):
+    found, sentence = explain(error)
+    assert found == kind
+    assert sentence.startswith(said)
+
+
+def test_an_explanation_is_still_translated(upper):
+    kind, sentence = explain(InputError(a_sentence()))
+    assert kind == "input"
+    assert sentence.english == "a/b.nii does not exist; 2.2 mm."
+    assert one_line(sentence) == "a/b.nii GIBT ES NICHT; 2.2 mm."
+
+
+def test_one_line_keeps_a_sentence():
+    sentence = one_line(tr("{path} is\n upside down: {reason}", path="x", reason="no\n axis"))
+    assert sentence == "x is upside down: no axis" == sentence.english
+    assert isinstance(sentence, Sentence)
+    assert english("plain") == "plain"

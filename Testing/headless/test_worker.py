@@ -107,7 +107,7 @@ class Parent:
 
 
 @contextlib.contextmanager
-def a_child(code="from IconRegistrationLib import worker; sys.exit(worker.main())", **options):
+def a_child(code="from IconRegistrationLib.worker import serve as worker; sys.exit(worker.main())", **options):
     """(Parent, Popen) of a real child process."""
     with subprocess.Popen(
         [sys.executable, "-c", f"import sys; {code}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
@@ -294,7 +294,7 @@ def test_the_end_of_the_requests_ends_what_never_calls_back(a_folder):
 
 
 def test_the_end_of_the_requests_ends_the_start():
-    code = "import os, threading; from IconRegistrationLib import worker\n"
+    code = "import os, threading; from IconRegistrationLib.worker import serve as worker\n"
     code += "worker._ready = lambda: (os.write(1, b'{}\\n'), threading.Event().wait())\n"
     code += "stdin, stdout = worker._own_pipes(); os.dup2(stdout.fileno(), 1); worker.serve(stdin, stdout)"
     with a_child(code) as (parent, process):
@@ -306,7 +306,7 @@ def test_the_end_of_the_requests_ends_the_start():
 def test_what_others_print_and_read_does_not_reach_the_protocol(tmp_path):
     code = """
 import ctypes, os, subprocess
-from IconRegistrationLib import worker
+from IconRegistrationLib.worker import serve as worker
 
 def compute(inputs, settings, progress, load):
     print('by print')
@@ -335,7 +335,7 @@ worker.serve(*worker._own_pipes(), compute=compute)
 
 @pytest.mark.parametrize("package", ["torch", "itk", "numpy"])
 def test_a_python_without_a_package_says_so(package):
-    code = f"sys.modules['{package}'] = None; from IconRegistrationLib import worker; sys.exit(worker.main())"
+    code = f"sys.modules['{package}'] = None; from IconRegistrationLib.worker.serve import main; sys.exit(main())"
     with a_child(code) as (parent, process):
         failed = parent.read()["failed"]
         assert parent.read() is None

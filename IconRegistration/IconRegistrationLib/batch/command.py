@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .. import __version__
-from ..errors import Cancelled, DeviceMemoryError, InputError
+from ..errors import InputError, explain
+from ..text import tr
 from .commands import cohort, demo, models, propagate, register, warp
 from .compatibility import translate
-from .folder import FolderError
 
 #: Every command: its module has `add_options(parser)` and `run(args)`.
 COMMANDS = {
@@ -28,6 +28,9 @@ COMMANDS = {
     "models": (models, "List the models, and where their weights are."),
     "demo": (demo, "Make a phantom of a breathing torso, register it, show how well that worked."),
 }
+
+#: By what `errors.explain` calls the kind of an error.
+_EXIT_CODES = {"input": 2, "memory": 1, "folder": 1, "dependency": 1, "unexpected": 1, "cancelled": 130}
 
 
 class _Terminated(BaseException):
@@ -49,23 +52,13 @@ def main(argv: list[str] | None = None) -> int:
         args = build_parser().parse_args(translate(arguments))
         with _termination_as_exception():
             return args.run(args) or 0
-    except InputError as error:
-        return _failed(2, str(error), debug)
-    except (DeviceMemoryError, FolderError) as error:
-        return _failed(1, str(error), debug)
-    except ModuleNotFoundError as error:
-        remedy = "press Apply in Slicer's module once, or run pip install slicer-icon-registration"
-        return _failed(1, f"The package {error.name} is not installed; {remedy}.", debug)
-    except MemoryError:
-        return _failed(1, "This machine ran out of memory; crop or resample the images.", debug)
-    except (KeyboardInterrupt, Cancelled) as stop:
-        return _failed(130, str(stop) or "stopped; nothing was written.", debug)
     except _Terminated as stop:
-        return _failed(143, str(stop) or "terminated; nothing was written.", debug)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        hint = "" if debug else "; run again with --debug to see where"
-        return _failed(1, f"unexpected {type(error).__name__}: {reason}{hint}.", debug)
+        return _failed(143, str(stop) or tr("Terminated; nothing was changed."), debug)
+    except (Exception, KeyboardInterrupt) as error:
+        kind, sentence = explain(error)
+        if kind == "unexpected" and not debug:
+            sentence = tr("{sentence} Run again with --debug to see where.", sentence=sentence)
+        return _failed(_EXIT_CODES[kind], sentence, debug)
 
 
 def _failed(code: int, sentence: str, debug: bool) -> int:

@@ -11,15 +11,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import FolderError, InputError
 from .outputs import FILES
 
 #: Bytes that a disk which is not full still takes.
 _ROOM = 1 << 26
-
-
-class FolderError(Exception):
-    """The folder of results takes no more: disk full, folder removed, read-only. One sentence."""
 
 
 def check_folder(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> Path:

@@ -1,6 +1,6 @@
 """The child process: registers for a window that must neither wait nor hold torch. Requests in, results out.
 
-    python -m IconRegistrationLib.worker.serve
+    python -m IconRegistrationLib.worker
 
 One JSON object per line in UTF-8: the parent's on standard input, the worker's on standard output. What else libraries
 print goes to standard error. Arrays travel through folders (worker/exchange.py) that the parent makes and removes.
@@ -28,8 +28,8 @@ One request at a time; another one fails. Replies, the last two of which end a r
     {"id": 1, "note": sentence}                                         what was changed to get on
     {"id": 1, "alive": true}                                            every second
     {"id": 1, "result": {...}}              register: {"notes": [sentence, ...]}; download: {"path": FILE}; else {}
-    {"id": 1, "failed": {"kind": "input" | "memory" | "cancelled" | "unexpected", "message": sentence,
-        "details": traceback or ""}}        DIR/results is then not there; "id" is null where the line had none
+    {"id": 1, "failed": {"kind": one of `errors.explain`'s, "message": sentence, "details": traceback or ""}}
+                                            DIR/results is then not there; "id" is null where the line had none
 
 The end of standard input, which is also what a dead parent looks like, ends the worker at once. Then nobody is left to
 remove the folder of a request that was at work: the worker does, as far as the protocol filled it.
@@ -57,9 +57,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import __version__
-from ..errors import Cancelled, DeviceMemoryError, InputError
+from ..errors import Cancelled, DeviceMemoryError, InputError, explain
 from ..networks import catalog
 from ..registration.settings import Settings
+from ..text import one_line
 
 PROTOCOL = 1
 #: Exit codes: a library is missing or too old; the parent went away while a request was at work.
@@ -388,21 +389,11 @@ def _results(request: _Request) -> Iterator[Path]:
 
 
 def _failure(error: Exception) -> dict:
-    """The content of a "failed": what kind, one sentence, and where it happened if that was not to be expected."""
-    details = ""
-    if isinstance(error, InputError):
-        kind, sentence = "input", str(error)
-    elif isinstance(error, Cancelled):
-        kind, sentence = "cancelled", "Cancelled; nothing was changed."
-    elif isinstance(error, DeviceMemoryError):
-        kind, sentence = "memory", str(error)
-    elif isinstance(error, MemoryError):
-        kind, sentence = "memory", "This machine ran out of memory; crop or resample the images, or use a larger one."
-    else:
-        kind, sentence = "unexpected", f"Unexpected {type(error).__name__}: {str(error) or 'it says no more'}"
-        sentence = sentence.rstrip(".") + "."
-        details = "".join(traceback.format_exception(error))
-    return {"kind": kind, "message": " ".join(sentence.split()), "details": details}
+    """Return the content of a "failed": kind, sentence, and the traceback of what was not to be expected."""
+    kind, sentence = explain(error)
+    expected = kind in ("input", "memory", "folder", "cancelled")
+    details = "" if expected else "".join(traceback.format_exception(error))
+    return {"kind": kind, "message": one_line(sentence), "details": details}
 
 
 # ------------------------------------------------------------------------------------------------------ the machine

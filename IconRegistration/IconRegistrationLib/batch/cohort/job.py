@@ -23,11 +23,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ...errors import DeviceMemoryError, InputError
+from ...errors import InputError, explain
 from ...io.itk_images import SERIES_SEPARATOR
 from ...io.writing import sha256_of
 from ...networks import catalog
-from ..folder import FolderError, check_folder, written_whole
+from ...text import english, one_line
+from ..folder import check_folder, written_whole
 from ..pair import Outputs, Pair, register_pair
 from .entries import Entry
 from .table import whole
@@ -83,12 +84,12 @@ def run(job: Job) -> dict:
     except Exception as error:
         if _done_already(job, files):  # by a worker that was thought to be lost
             return row_of(job, files, "done", seconds=time.monotonic() - began)
-        state = "left" if isinstance(error, FolderError) else "failed"
+        kind, _ = explain(error)
+        state = "left" if kind == "folder" else "failed"
         row = row_of(job, files, state, seconds=time.monotonic() - began, error=sentence_of(error))
-        if not isinstance(error, (InputError, FolderError, MemoryError, DeviceMemoryError)):
+        if kind in ("unexpected", "dependency", "cancelled"):
             row["traceback"] = traceback.format_exc()
-        out_of_memory = isinstance(error, (MemoryError, DeviceMemoryError))
-    if out_of_memory:  # out of the handler, whose exception holds what filled the memory
+    if kind == "memory":  # out of the handler, whose exception holds what filled the memory
         _models.release()
     return row
 
@@ -127,12 +128,8 @@ def state_of(job: Job) -> str:
 
 
 def sentence_of(error: Exception) -> str:
-    """What a user reads of an exception."""
-    if isinstance(error, (InputError, DeviceMemoryError, FolderError)):
-        return " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        return "This machine ran out of memory; crop or resample the images, or run fewer workers."
-    return f"Unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'it says no more'}.".replace("..", ".")
+    """Return what the row, and with it the page, says of an exception: one line in English."""
+    return english(one_line(explain(error)[1]))
 
 
 # ----------------------------------------------------------------------------------------------------------- the row
