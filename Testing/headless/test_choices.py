@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from IconRegistrationLib.errors import InputError
-from IconRegistrationLib.registration.settings import ALIGNMENTS, SIMILARITIES, Settings
+from IconRegistrationLib.registration.settings import ALIGNMENTS, Settings
+from IconRegistrationLib.registration.similarities import SIMILARITIES
 from IconRegistrationLib.ui import choices, presets
 
 

@@ -14,7 +14,8 @@ from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import write_image
 from IconRegistrationLib.networks.cards import CARDS
-from IconRegistrationLib.registration.settings import ALIGNMENTS, SIMILARITIES, Settings
+from IconRegistrationLib.registration.settings import ALIGNMENTS, Settings
+from IconRegistrationLib.registration.similarities import SIMILARITIES
 
 
 @pytest.fixture(scope="module")

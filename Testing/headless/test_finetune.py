@@ -8,7 +8,7 @@ from IconRegistrationLib.errors import Cancelled, InputError
 from IconRegistrationLib.networks.inference import predict_maps
 from IconRegistrationLib.networks.unet import GradICON
 from IconRegistrationLib.registration.finetune import finetune, soft_dice_loss
-from IconRegistrationLib.registration.similarity import make_similarity
+from IconRegistrationLib.registration.similarities import make_similarity
 
 SHAPE = (45, 48, 52)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from IconRegistrationLib.errors import Cancelled
+from IconRegistrationLib.errors import Cancelled, InputError
 from IconRegistrationLib.registration import refine as room
 from IconRegistrationLib.registration.objective import FieldRefinement, Pair, _Roughness
 from IconRegistrationLib.registration.refine import carried, contrast_agreement, linear_maps, refine
@@ -55,6 +55,11 @@ def error_in_voxels(phi, truth):
     size = torch.tensor(phi.shape[2:]).view(1, 3, 1, 1, 1) - 1
     inner = (slice(None), slice(None), *(slice(4, -4),) * 3)
     return ((phi - truth) * size).norm(dim=1, keepdim=True)[inner].mean().item()
+
+
+def test_an_unknown_similarity_is_refused_by_name():
+    with pytest.raises(InputError, match=r"'ssd'.*lncc, lncc2, mind"):
+        FieldRefinement(similarity="ssd")
 
 
 @pytest.mark.parametrize("similarity", ["lncc", "lncc2", "mind"])

@@ -1,11 +1,13 @@
 """similarity.py against icon_registration's losses: values and gradients, with and without masks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from IconRegistrationLib.errors import InputError
-from IconRegistrationLib.registration.settings import SIMILARITIES
-from IconRegistrationLib.registration.similarity import LNCC, MINDSSC, make_similarity
+from IconRegistrationLib.registration.similarities import SIMILARITIES, find_similarity, make_similarity
+from IconRegistrationLib.registration.similarity import LNCC, MINDSSC
 
 SHAPES = [(24, 31, 27), (9, 40, 13)]
 
@@ -100,8 +102,22 @@ def test_a_match_is_best_and_the_mask_alone_counts(name):
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(InputError, match="lncc, lncc2, mind"):
-        make_similarity("ssd")
+    for function in (make_similarity, find_similarity):
+        with pytest.raises(InputError, match=r"'ssd'.*lncc, lncc2, mind"):
+            function("ssd")
+
+
+def test_the_table_in_the_docs_is_that_of_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "refinement.md").read_text(encoding="utf-8")
+    section = page.partition("## The similarities")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        [
+            *(f"`{name}`", entry.title, entry.summary, "two" if entry.two_contrasts else "one"),
+            *(f"{number:g}" for number in (entry.seconds, entry.bytes_per_sample, entry.gpu_bytes_per_sample)),
+        ]
+        for name, entry in SIMILARITIES.items()
+    ]
 
 
 def test_a_constant_image_has_descriptors_and_tells_nothing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..registration.settings import Settings
+from ..registration.similarities import SIMILARITIES
 from .pair import Outputs
 
 #: Options of `register` that are fields of `Settings`, which also checks their values: (metavar, help, what argparse
@@ -14,7 +15,7 @@ SETTINGS = {
     "model": ("MODEL", "none, builtin, unigradicon, multigradicon, or a weights file (default: none)", {}),
     "refine": ("WHAT", "auto, field, network, off", {}),
     "steps": ("N", "refinement steps", {"type": int}),
-    "similarity": ("NAME", "auto, lncc, lncc2, mind", {}),
+    "similarity": ("NAME", ", ".join(("auto", *SIMILARITIES)), {}),
     "device": ("DEVICE", "auto, cpu, cuda, cuda:N, mps", {}),
     "precision": ("PRECISION", "auto, float32, mixed: of the network's arithmetic", {}),
     "fixed_modality": ("MODALITY", "auto, ct, mri", {}),

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..machine import physical_memory
 from ..spatial.geometry import Grid, Image, Segmentation
 from ..spatial.lattice import REFINEMENT_VOXELS
+from .similarities import SIMILARITIES
 
 #: Fewest voxels along an axis from which a deformation can be told.
 FEWEST_VOXELS = 4
@@ -19,7 +20,7 @@ FEWEST_VOXELS = 4
 BYTES_PER_VOXEL = 24
 
 #: Bytes per lattice sample that a refinement takes at its peak, with the similarity that takes more.
-BYTES_PER_SAMPLE = 500
+BYTES_PER_SAMPLE = max(entry.bytes_per_sample for entry in SIMILARITIES.values())
 
 
 def check_pair(

@@ -12,14 +12,12 @@ import torch.nn.functional as F
 
 from ..spatial.geometry import Grid
 from ..spatial.trilinear import Frame, compared, trilinear
-from .similarity import LNCC, MINDSSC, apply_along_axes
+from .similarities import ONE_CONTRAST, find_similarity
+from .similarity import apply_along_axes
 from .splines import _bspline_matrix, _resized
 
-#: What MIND-SSC is multiplied by: the squared differences of its descriptors are smaller than 1 - correlation^2.
-MIND_GAIN = 3.0
-
-#: MIND-SSC compares single voxels, fifteen to a control point: a quarter of them in each step, every other row of every
-#: other plane; where these begin, in turn (new samples in every step: Klein et al., IEEE TIP 2007).
+#: Where single voxels are compared, fifteen to a control point, a quarter of them is in each step: every other row of
+#: every other plane; where these begin, in turn (new samples in every step: Klein et al., IEEE TIP 2007).
 TURNS = (0, 0), (1, 1), (0, 1), (1, 0)
 
 #: All samples of a lattice: an index of its axes D and H.
@@ -33,13 +31,16 @@ class FieldRefinement:
     steps: int = 40  #: Adam steps on each level
     levels: tuple[float, ...] = (4, 2, 1)  #: sample distance on each level, in samples of the lattice
     control_spacing: float = 2.5  #: distance of the B-spline's control points, in samples of the level's finest axis
-    similarity: str = "lncc2"
+    similarity: str = ONE_CONTRAST  #: of registration/similarities.py
     window: float = 2.0  #: LNCC's Gaussian sigma, in samples of the level
     inverse_consistency: float = 2.0  #: lambda_icon
     diffusion: float = 0.07  #: lambda_diffusion
     roughness: float = 0.004  #: mean |grad u|^2 (mm per mm) beyond which the pair is taken to deform more than usual
     label_weight: float = 1.0  #: weight of 1 - mean soft Dice where labels are given
     learning_rate: float = 0.3  #: Adam's first step size, in samples of the level
+
+    def __post_init__(self):
+        find_similarity(self.similarity)
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,15 @@ class _Level:
 
     def __init__(self, pair: Pair, shape: tuple[int, int, int], options: FieldRefinement):
         self.shape = shape
-        if options.similarity == "mind":
-            # closer patches than in training: noise of flat regions correlates less (docs/refinement.md)
-            self.similarity, self.gain = MINDSSC(radius=1, dilation=1), MIND_GAIN
-            #: which samples are compared, in turn
+        entry = find_similarity(options.similarity)
+        self.similarity = entry.make_for_field(options.window) if entry.make_for_field else entry.make()
+        self.gain = entry.gain
+        #: which samples are compared, in turn
+        self.parts = [_ALL]
+        if self.similarity.compares_voxels:
             self.parts = [(slice(plane, None, 2), slice(row, None, 2)) for plane, row in TURNS]
-        else:
-            self.similarity = LNCC(options.window, squared=options.similarity == "lncc2", within=True, every=2)
-            self.gain, self.parts = 1.0, [_ALL]
         self.sources = torch.cat([self.similarity.features(_resized(x, shape)) for x in (pair.moving, pair.fixed)])
-        self.targets = None if options.similarity == "mind" else self.sources.flip(0)
+        self.targets = None if self.similarity.compares_voxels else self.sources.flip(0)
         self.weights = self.similarity.informative(self.sources).flip(0)
         self.source_masks = None
         if bool((pair.moving_mask < 1).any() or (pair.fixed_mask < 1).any()):
@@ -162,7 +162,7 @@ class _Level:
             targets = self.sources[:, :, part[0], part[1]]
 
             def compare(values, n, planes):
-                return self.similarity.voxelwise(values, targets[1 - n, :, planes].view(values.shape))
+                return self.similarity.compare_voxels(values, targets[1 - n, :, planes].view(values.shape))
 
             return compared(self.sources, places, frame, compare)
         warped = compared(self.sources, places, frame, lambda values, *_: (values[0], torch.ones_like(values)))

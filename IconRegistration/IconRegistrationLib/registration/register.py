@@ -32,7 +32,7 @@ from .objective import FieldRefinement, Pair
 from .refine import carried, contrast_agreement, linear_maps, refine
 from .result import Registration
 from .settings import Settings
-from .similarity import make_similarity
+from .similarities import FINE_TUNING, ONE_CONTRAST, TWO_CONTRASTS, make_similarity
 
 #: `contrast_agreement` from which on two images count as one contrast. Measured after the coarsest level: 0.95 and more
 #: for one, 0.87 for T1-FLAIR, 0.43 and less for CT-MR and T1-T2 (docs/refinement.md).
@@ -122,7 +122,7 @@ def register(
             with clock.stage("refinement") as step:
                 similarity = settings.similarity
                 if settings.refinement == "network":
-                    similarity = "lncc" if similarity == "auto" else similarity
+                    similarity = FINE_TUNING if similarity == "auto" else similarity
                     pair = _with_labels(pair, fixed_labels, moving_labels, thinned=False)
                     maps = _finetuned(network, pair, similarity, settings, step)
                 else:
@@ -186,10 +186,10 @@ def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) ->
     """
     agreement = contrast_agreement(pair, phi_AB, phi_BA)
     if agreement <= SAME_CONTRAST:
-        options = FieldRefinement(similarity="mind")
+        options = FieldRefinement(similarity=TWO_CONTRASTS)
         coarsest = dataclasses.replace(options, levels=options.levels[:1])
         agreement = contrast_agreement(pair, *refine(pair, phi_AB, phi_BA, options=coarsest))
-    return "lncc2" if agreement > SAME_CONTRAST else "mind"
+    return ONE_CONTRAST if agreement > SAME_CONTRAST else TWO_CONTRASTS
 
 
 @dataclass(frozen=True)

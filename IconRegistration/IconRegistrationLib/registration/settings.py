@@ -6,11 +6,10 @@ import sys
 from dataclasses import dataclass, fields
 
 from ..errors import InputError
+from .similarities import SIMILARITIES
 
 #: Linear alignments, from the least to the most freedom (registration/align.py).
 ALIGNMENTS = ("none", "centre", "mass", "rigid", "similarity", "affine")
-#: Names of the losses (registration/similarity.py).
-SIMILARITIES = ("lncc", "lncc2", "mind")
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Settings:
     model: str = "none"  #: a model card's name (networks/catalog.py) or the path of a weights file
     refine: str = "auto"  #: field, network, off; auto is field with "none" and "builtin", off with other networks
     steps: int | None = None  #: refinement steps (field: on each of three levels), None the method's default
-    similarity: str = "auto"  #: lncc, lncc2, mind; auto as `choose_similarity` finds
+    similarity: str = "auto"  #: of registration/similarities.py; auto as `choose_similarity` finds
     align: str = "auto"  #: none, centre, mass, rigid, similarity, affine; auto as the model expects it
     device: str = "auto"  #: cpu, cuda, cuda:1, mps
     precision: str = "auto"  #: float32, mixed (the network's arithmetic; maps are always float32)

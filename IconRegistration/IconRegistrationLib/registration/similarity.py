@@ -12,7 +12,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ..errors import InputError
 from ..spatial.trilinear import dot
 
 Similarity = Callable[..., torch.Tensor]
@@ -89,12 +88,20 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
     return ((values * included).sum(dims) / included.sum(dims).clamp_min(1)).mean()
 
 
-class _Compared:
+class LocalSimilarity:
     """A loss that is the masked mean of a map of local dissimilarity between features of the two images.
 
     `features` may be computed once per image and warped instead of the image (registration/refine.py does), because
     `compare` looks at features only.
+
+    Attributes
+    ----------
+    compares_voxels : bool
+        Whether `compare` looks at one voxel of the features at a time. A loss that says so has `compare_voxels`, too;
+        the refinement of the field then takes a quarter of the voxels in each step.
     """
+
+    compares_voxels = False
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         return image
@@ -153,7 +160,7 @@ class _LocalCorrelation(torch.autograd.Function):
         return of_warped, *of_fixed, None, None
 
 
-class LNCC(_Compared):
+class LNCC(LocalSimilarity):
     """1 - local normalised cross-correlation in a Gaussian window, as in GradICON (Tian et al., CVPR 2023).
 
     sigma, within, every: see `GaussianWindow`.  squared: correlation of either sign counts.
@@ -196,8 +203,10 @@ class LNCC(_Compared):
         return self._fixed_statistics(fixed)[1] > 10 * self.epsilon
 
 
-class MINDSSC(_Compared):
+class MINDSSC(LocalSimilarity):
     """Mean squared difference of MIND-SSC descriptors (Heinrich et al., MICCAI 2013), for different modalities."""
+
+    compares_voxels = True
 
     def __init__(self, radius: int = 2, dilation: int = 2):
         self.radius = radius
@@ -234,25 +243,10 @@ class MINDSSC(_Compared):
     def compare(self, warped, fixed):
         return ((warped - fixed) ** 2).mean(1, keepdim=True)
 
-    def voxelwise(self, warped: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def compare_voxels(self, warped: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`compare` of features [12, ...] of one image each, without that axis, and its derivative by `warped`."""
         difference = warped - fixed
         return dot(difference, difference) / len(difference), difference * (2 / len(difference))
 
     def informative(self, fixed):
         return fixed.amin(1, keepdim=True) < 0.9  # a constant patch has all twelve descriptors at 1
-
-
-#: The names of registration/settings.py.
-_LOSSES: dict[str, Callable[..., Similarity]] = {
-    "lncc": LNCC,
-    "lncc2": lambda **options: LNCC(squared=True, **options),
-    "mind": MINDSSC,
-}
-
-
-def make_similarity(name: str, **options) -> Similarity:
-    """A new loss by name; raises InputError that lists the names."""
-    if name not in _LOSSES:
-        raise InputError(f"No similarity is called {name!r}; choose one of {', '.join(_LOSSES)}.")
-    return _LOSSES[name](**options)

@@ -11,6 +11,7 @@ from enum import Enum
 
 from ..errors import InputError
 from ..registration.settings import Settings
+from ..registration.similarities import SIMILARITIES
 from .presets import OF_THE_MACHINE
 
 #: What the panel's slider and its parameter call all of the deformation.
@@ -54,10 +55,13 @@ class Refinement(Choice):
 
 
 class SimilarityMeasure(Choice):
+    """The similarities of registration/similarities.py."""
+
+    _ignore_ = "members key entry"  # Enum's own way to make members in a loop
     AUTO = "auto", "Automatic"
-    LNCC = "lncc", "Local correlation"
-    LNCC2 = "lncc2", "Squared local correlation"
-    MIND = "mind", "MIND: different contrasts"
+    members = vars()
+    for key, entry in SIMILARITIES.items():
+        members[key.upper()] = key, entry.title
 
 
 class Precision(Choice):

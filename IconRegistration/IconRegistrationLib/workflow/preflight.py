@@ -16,6 +16,7 @@ from ..networks import catalog
 from ..registration.checks import BYTES_PER_VOXEL, check_image
 from ..registration.intensity import guess_modality
 from ..registration.settings import Settings
+from ..registration.similarities import ONE_CONTRAST, SIMILARITIES, TWO_CONTRASTS
 from ..spatial.geometry import Grid, Image
 from ..spatial.lattice import REFINEMENT_VOXELS, refinement_lattices, region_box
 from .checks import check_inputs
@@ -34,12 +35,10 @@ NEARLY_FULL = 0.8
 #: Steps on each level, distances of the levels, steps of fine-tuning: defaults of the files in registration/.
 FIELD_STEPS, LEVELS, NETWORK_STEPS = 40, (4, 2, 1), 50
 
-# Seconds on two x86 cores. Fitted to the pairs of docs/benchmarks.md, lattices as given there.
+# Seconds on two x86 cores. Fitted to the pairs of docs/benchmarks.md, lattices as given there. What a similarity takes,
+# in seconds and bytes, is in registration/similarities.py.
 #: An alignment that is optimised (hippocampus: 2 s with nearly nothing to refine).
 ALIGNMENT_SECONDS = 1.8
-
-#: Per million samples, all levels counted, and 40 steps: brain, liver, MS T1-T1; cord, MS T1-FLAIR, head, knee.
-REFINEMENT_SECONDS = {"lncc": 4.7, "lncc2": 4.7, "mind": 5.5}
 
 #: Per million voxels of both images: normalising, smoothing, warping and measuring. An estimate: docs/benchmarks.md has
 #: 0.08 for warping and 0.14 for the inverse consistency, per million samples; the rest was not measured apart.
@@ -54,12 +53,6 @@ FINETUNING_SECONDS = 51.0
 # Bytes. The peaks of docs/benchmarks.md follow from these to within 0.2 GiB.
 #: A process with torch and itk loaded that has registered something small (hippocampus: 1.1 GiB).
 BASE_BYTES = int(1.0 * 2**30)
-
-#: By which the peak of a whole run grows per lattice sample.
-SAMPLE_BYTES = {"lncc": 350, "lncc2": 350, "mind": 500}
-
-#: On a GPU, a third more than the tensors on it at once (Testing/benchmarks/device.py), for kernels take some, too.
-GPU_SAMPLE_BYTES = {"lncc": 320, "lncc2": 320, "mind": 370}
 
 #: What CUDA itself takes.
 GPU_BASE_BYTES = int(0.5 * 2**30)
@@ -285,8 +278,8 @@ def _similarities(settings: Settings, modalities) -> tuple[str, ...]:
     if settings.similarity != "auto":
         return (settings.similarity,)
     if modalities[0] != modalities[1]:
-        return ("mind",)
-    return ("lncc2",) if modalities[0] == "ct" else ("lncc2", "mind")
+        return (TWO_CONTRASTS,)
+    return (ONE_CONTRAST,) if modalities[0] == "ct" else (ONE_CONTRAST, TWO_CONTRASTS)
 
 
 def _samples_of_levels(lattice: Grid) -> float:
@@ -307,7 +300,7 @@ def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, simil
     if settings.refinement == "network":
         seconds += FINETUNING_SECONDS * (settings.steps or NETWORK_STEPS)
     elif settings.refinement == "field":
-        rate = math.prod(REFINEMENT_SECONDS[s] for s in similarities) ** (1 / len(similarities))
+        rate = math.prod(SIMILARITIES[s].seconds for s in similarities) ** (1 / len(similarities))
         seconds += rate * _samples_of_levels(lattice) / 1e6 * (settings.steps or FIELD_STEPS) / FIELD_STEPS
     return seconds
 
@@ -320,8 +313,9 @@ def _memory(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, simila
     if settings.refinement == "network":
         stages.append(FINETUNING_BYTES)
     elif settings.refinement == "field":
-        each = GPU_SAMPLE_BYTES if gpu else SAMPLE_BYTES
-        stages.append(max(each[s] for s in similarities) * math.prod(lattice.shape))
+        entries = [SIMILARITIES[s] for s in similarities]
+        each = max(entry.gpu_bytes_per_sample if gpu else entry.bytes_per_sample for entry in entries)
+        stages.append(each * math.prod(lattice.shape))
     if gpu:
         return GPU_BASE_BYTES + max(stages)
     voxels = math.prod(fixed.shape) + math.prod(moving.shape)
@@ -349,8 +343,9 @@ def _about_images(inputs: Inputs, settings: Settings, modalities, overlap: float
                 f"uniGradICON was trained on pairs of one modality, these are {both}; "
                 f"choose multiGradICON or no network."
             )
-        if settings.refinement != "off" and settings.similarity in ("lncc", "lncc2"):
-            yield f"{settings.similarity} compares one contrast, these are {both}; choose mind."
+        suits = settings.similarity == "auto" or SIMILARITIES[settings.similarity].two_contrasts
+        if settings.refinement != "off" and not suits:
+            yield f"{settings.similarity} compares one contrast, these are {both}; choose {TWO_CONTRASTS}."
 
 
 def _about_memory(settings: Settings, device: dict | None, needed: int):
