@@ -1,24 +1,37 @@
-"""Two things that the libraries leave undone on a CPU: to use a second core, and to keep memory that is used again."""
+"""CPU workarounds: two-thread execution, freed memory kept in the process; and how much memory there is."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-#: Bytes of freed memory that the process keeps, and the size from which on a block is asked of the system by itself;
-#: in training two volumes of 175^3 are not yet such a block.
-KEPT, SEPARATE, SEPARATE_IN_TRAINING = 100_000_000, 2**25, 46 * 2**20
+_Result = TypeVar("_Result")
+
+#: Bytes of freed memory that the process keeps (mallopt's M_TRIM_THRESHOLD).
+TRIM_THRESHOLD = 100_000_000
+#: Bytes from which on a block is requested from the system by itself (mallopt's M_MMAP_THRESHOLD).
+MMAP_THRESHOLD = 2**25
+#: The same where a network is trained: two volumes of 175^3 are not yet such a block.
+MMAP_THRESHOLD_IN_TRAINING = 46 * 2**20
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
 
 
-def keep_freed_memory(separate: int = SEPARATE) -> None:
-    """Up to KEPT bytes of what is freed stay with the process; glibc would hand them back after every other tensor.
+def keep_freed_memory(training: bool = False) -> None:
+    """Keep up to TRIM_THRESHOLD bytes of freed memory in this process, from now on; without glibc nothing happens.
 
-    The system clears each page that it hands out anew. Where tensors of megabytes are made by the hundred that takes a
-    fifth of the time (docs/benchmarks.md). Nothing happens without glibc.
+    glibc would return them to the system after every other tensor, and the system clears each page that it hands out
+    anew. Where tensors of megabytes are made by the hundred that takes a fifth of the time (docs/benchmarks.md). It
+    changes the whole process: the worker and the command call it, the library within another program does not.
+
+    Parameters
+    ----------
+    training : bool
+        Whether the weights of a network are about to be trained, which makes larger tensors by the hundred.
     """
     if sys.platform != "linux":
         return
@@ -26,21 +39,25 @@ def keep_freed_memory(separate: int = SEPARATE) -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(_M_TRIM_THRESHOLD, KEPT)
-    mallopt(_M_TOP_PAD, KEPT)  # else all of it goes as soon as it is one byte more
-    mallopt(_M_MMAP_THRESHOLD, separate)
+    mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+    mallopt(_M_TOP_PAD, TRIM_THRESHOLD)  # else all of it is returned as soon as it is one byte more
+    mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_IN_TRAINING if training else MMAP_THRESHOLD)
 
 
-def both(function: Callable, *arguments) -> list:
-    """`function` of the first and of the second of each of the arguments, at the same time."""
+def map_both_directions(function: Callable[..., _Result], *arguments: Iterable[Any]) -> list[_Result]:
+    """Return `function` of the first and of the second of each of `arguments`, computed at the same time.
+
+    Examples
+    --------
+    >>> map_both_directions(max, (1, 2), (3, 0))
+    [3, 2]
+    """
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(function, *arguments))
 
 
 def physical_memory() -> int | None:
-    """Bytes of main memory, or of the control group's limit; None where the system does not say."""
-    import os
-
+    """Return the bytes of main memory, or of the control group's limit; None where the system does not say."""
     limits = []
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

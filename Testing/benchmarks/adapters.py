@@ -92,9 +92,11 @@ def ours(**settings) -> Callable[[Image, Image, Run], DisplacementField]:
         with run.loads():
             import torch
 
+            from IconRegistrationLib.machine import keep_freed_memory
             from IconRegistrationLib.registration.register import register
             from IconRegistrationLib.registration.settings import Settings
 
+            keep_freed_memory()  # as the command does
             _load_alignment()
         torch.set_num_threads(run.threads)
         with run.clock():

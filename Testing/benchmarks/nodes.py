@@ -73,11 +73,14 @@ def measure(variant: str, folder: Path, size: int, reference: tuple[int, int, in
 
 
 def our_run(variant: str, folder: Path, size: int, moving: Image, fixed: Image):
+    from IconRegistrationLib.machine import keep_freed_memory
     from IconRegistrationLib.mrml import embedded, transforms, volumes
     from IconRegistrationLib.mrml.registration import register_nodes
     from IconRegistrationLib.registration import register
     from IconRegistrationLib.registration.settings import Settings
     from IconRegistrationLib.workflow import pipeline
+
+    keep_freed_memory()  # as the worker does
 
     catalog.CARDS["unigradicon"] = replace(catalog.CARDS["unigradicon"], input_shape=(size,) * 3)
     loaded = catalog.load_model(folder / "weights.trch")

@@ -92,12 +92,14 @@ def within_view(segmentation, other):
 
 def measure(name: str, data: Path, changes: dict, refinement: dict) -> dict:
     """One pair in this process; `refinement` replaces defaults of registration.refine.FieldRefinement."""
+    from IconRegistrationLib.machine import keep_freed_memory
     from IconRegistrationLib.registration import register as room
     from IconRegistrationLib.registration.settings import Settings
     from IconRegistrationLib.workflow.pipeline import compute
 
     room.FieldRefinement = partial(room.FieldRefinement, **refinement)
     inputs = load(name, data)
+    keep_freed_memory()  # as the command does
     results = compute(inputs, Settings(**changes))
     report, registration = results.report, results.registration
     row = {

@@ -69,9 +69,11 @@ def field_run(folder: Path, shape, moving, fixed):
 
 
 def network_run(folder: Path, shape, moving, fixed):
+    from IconRegistrationLib.machine import keep_freed_memory
     from IconRegistrationLib.networks.unet import GradICON
     from IconRegistrationLib.registration.finetune import finetune
 
+    keep_freed_memory(training=True)  # as the command does
     network = GradICON(shape).eval()
     network.load_state_dict(torch.load(folder / "weights.trch", weights_only=True))
     network.to(moving.device)

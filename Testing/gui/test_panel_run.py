@@ -201,7 +201,7 @@ def test_segments_are_hardened_one_job_at_a_time(panel):
 # ------------------------------------------------------------------------------------------------ it does not go well
 
 ENDS = {
-    "memory": "This machine ran out of memory; crop or resample the images, or use a larger one.",
+    "memory": "This machine ran out of memory; crop or resample the images, run fewer at a time, or use a larger one.",
     "input": "Phantom inhale is constant: every voxel is 0. Choose a volume with content.",
     "worker": "The worker ended by a crash (SIGSEGV) in the middle of its work; try again, or choose another device.",
     "unexpected": "Unexpected ValueError: 1.",

@@ -73,9 +73,11 @@ def compute_pair(
     pair: Pair, inputs: Inputs, outputs: Outputs, progress: Progress, load: Callable | None = None
 ) -> Results:
     """Register what was read; `register_pair` without its folder."""
+    from ..machine import keep_freed_memory
     from ..networks.catalog import load_model
     from ..workflow.pipeline import compute
 
+    keep_freed_memory(training=pair.settings.refinement == "network")
     results = compute(
         inputs,
         pair.settings,

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError
-from ..machine import both
+from ..machine import map_both_directions
 from ..spatial.geometry import Grid, Image
 from ..spatial.sampling import coverage, sample_mask, smooth_sample
 from .settings import ALIGNMENTS
@@ -321,7 +321,7 @@ class _Pair:
         volumes = [np.prod(level.grid.extent) for level in (self.fixed, self.moving)]
         if shared < LEAST_OVERLAP * min(volumes[0], volumes[1] / abs(np.linalg.det(matrix[:3, :3]))):
             return -np.inf
-        joints = both(lambda *look: _Look(*look).joint, *zip(*self._looks(matrix), strict=True))
+        joints = map_both_directions(lambda *look: _Look(*look).joint, *zip(*self._looks(matrix), strict=True))
         if not all(joint.sum() > 0 for joint in joints):
             return -np.inf
         coarser = [joint.reshape(BINS, BINS, REFINEMENT).sum(2) for joint in joints]
@@ -333,7 +333,7 @@ class _Pair:
         The map is matrix @ frame @ (1 + change) @ frame^-1, `change` the 12 upper entries of a 4x4, row by row.
         Returns the value (-inf where nothing overlaps), its gradient [12] and the curvature [12, 12].
         """
-        found = both(lambda *look: _Look(*look).ascent(), *zip(*self._looks(matrix), strict=True))
+        found = map_both_directions(lambda *look: _Look(*look).ascent(), *zip(*self._looks(matrix), strict=True))
         (value, gradient, curvature), (back, back_gradient, back_curvature) = found
         # seen from the moving image the frame's points move the other way
         return (value + back) / 2, (gradient - back_gradient) / 2, (curvature + back_curvature) / 2

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 
 from ..errors import InputError
-from ..machine import SEPARATE_IN_TRAINING, keep_freed_memory
 from ..networks.inference import predict_maps
 from ..networks.unet import GradICON, compose, directly, identity_points, recomputing, sample_at
 from .similarity import LNCC, Similarity
@@ -106,7 +105,6 @@ def finetune(
         None if tensor is None else tensor.to(device, torch.float32)
         for tensor in (moving, fixed, moving_mask, fixed_mask, moving_labels, fixed_labels)
     )
-    keep_freed_memory(SEPARATE_IN_TRAINING)
     # One object per direction: each keeps the statistics of its own fixed image between the steps.
     similarity_AB = LNCC() if similarity is None else similarity
     similarity_BA = copy.deepcopy(similarity_AB)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import __version__
-from ..machine import both, keep_freed_memory
+from ..machine import map_both_directions
 from ..networks.catalog import load_model
 from ..networks.devices import choose_device, memory_guard
 from ..networks.inference import predict_maps
@@ -80,7 +80,6 @@ def register(
         fixed_labels=fixed_labels,
         moving_labels=moving_labels,
     )
-    keep_freed_memory()
     device = choose_device(settings.device)
     clock = _Clock(settings, progress or (lambda stage, fraction: None))
     remedy = "choose a coarser spacing, refine 'field' instead of 'network', or device 'cpu'"
@@ -96,7 +95,7 @@ def register(
                     progress=lambda done, total: step(done / total if total else 0.0),
                 )
         with clock.stage("alignment") as step:
-            sides = both(
+            sides = map_both_directions(
                 lambda image, mask, modality: _Side.of(image, mask, modality, settings),
                 (fixed, moving),
                 (fixed_mask, moving_mask),
@@ -138,7 +137,7 @@ def register(
         with clock.stage("transform"):
             phi_AB, phi_BA = (phi.float().cpu() for phi in maps)
             lattices = pair.fixed_lattice, pair.moving_lattice
-            forward, backward = both(
+            forward, backward = map_both_directions(
                 flatten,
                 (phi_AB, phi_BA),
                 lattices,

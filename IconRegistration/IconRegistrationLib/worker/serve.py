@@ -305,6 +305,7 @@ class _Office:
         return outcome
 
     def _register(self, request: _Request, progress: _Progress) -> dict:
+        from ..machine import keep_freed_memory
         from .exchange import read_inputs, write_results
 
         settings, options = Settings.from_plain(request.values("settings")), _options(request.values("options"))
@@ -312,6 +313,7 @@ class _Office:
             inputs = read_inputs(request.folder / "inputs")
 
             def run(settings: Settings):
+                keep_freed_memory(training=settings.refinement == "network")
                 return self._compute(inputs, settings, **options, progress=progress, load=self._models.load)
 
             results, notes = None, []

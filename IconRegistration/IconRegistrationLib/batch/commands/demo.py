@@ -55,8 +55,10 @@ class Demo:
 def register_phantom(folder: Path, size: int, progress: Progress) -> Demo:
     """Make the phantom of about `size`^3 voxels, register it with the default settings, write all of it to `folder`."""
     from ...demo.phantom import make_phantom
+    from ...machine import keep_freed_memory
     from ...workflow.pipeline import compute
 
+    keep_freed_memory()
     progress("phantom", 0.0)
     phantom = make_phantom(size=size)
     with output_folder(folder) as partial:
