@@ -334,7 +334,8 @@ SCRIPT = """
 import sys, os
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from IconRegistrationLib.batch import cohort, command
+from IconRegistrationLib.batch import command
+from IconRegistrationLib.batch.commands import cohort
 import test_cohort
 if __name__ == "__main__":
     folder = Path(sys.argv[2])

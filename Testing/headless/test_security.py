@@ -54,7 +54,7 @@ UNSAFE_CALLS = {
 #: Modules that open connections, and who may import them: what downloads weights on request, and Dask's runner (the
 #: name of this computer, for which `socket` serves everywhere, is no connection).
 NETWORK_MODULES = {"urllib.request", "http.client", "requests", "ftplib", "smtplib", "telnetlib", "httpx", "aiohttp"}
-MAY_CONNECT = {"networks/catalog.py", "ui/dependencies.py"}
+MAY_CONNECT = {"networks/download.py", "ui/dependencies.py"}
 
 
 def calls(tree: ast.AST):
