@@ -1,6 +1,7 @@
 """What the options reach: settings, masks, region, initial transform; and what happens without slicer-core."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import itk
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import build_parser, main
 from IconRegistrationLib.batch.folder import output_folder
-from IconRegistrationLib.batch.options import SETTINGS, settings_of
+from IconRegistrationLib.batch.options import help_of, option_of, settings_of
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import write_image
 from IconRegistrationLib.networks.cards import CARDS
-from IconRegistrationLib.registration.settings import ALIGNMENTS, Settings
+from IconRegistrationLib.registration.settings import ALIGNMENTS, SETTINGS, Settings
 from IconRegistrationLib.registration.similarities import SIMILARITIES
 
 
@@ -37,7 +38,19 @@ def images(pair):
 def test_help_names_every_choice():
     assert set(SETTINGS) == set(Settings.__dataclass_fields__)
     for name, choices in (("align", ALIGNMENTS), ("similarity", SIMILARITIES), ("model", CARDS)):
-        assert all(choice in SETTINGS[name][1] for choice in choices), name
+        assert all(choice in help_of(SETTINGS[name]) for choice in choices), name
+
+
+def test_the_table_in_the_docs_is_that_of_the_settings():
+    """| option | what it is | choices or range, with its unit | default |"""
+    rows = []
+    for name, about in SETTINGS.items():
+        values = about.metavar if isinstance(about.metavar, str) else " ".join(about.metavar)
+        default = getattr(Settings(), name)
+        cells = (about.help, f"{about.allowed} {about.unit}".strip(), "" if default is None else f"`{default}`")
+        rows.append(f"| `{option_of(name)} {values}` | " + " | ".join(cells) + " |")
+    page = (Path(__file__).parents[2] / "docs" / "command.md").read_text(encoding="utf-8")
+    assert "\n".join(rows).replace("  ", " ") in page
 
 
 def test_options_become_settings():

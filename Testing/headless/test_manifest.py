@@ -297,7 +297,7 @@ def test_ids_that_are_one_folder_somewhere(write):
         ("fixed,moving,guide\na,b,maybe\n", "row 2", "guide is 'maybe'; write yes or no"),
         ("fixed,moving,guide\na,b,1\n", "row 2", "guide needs segmentations of both images"),
         ("fixed,moving,steps\na,b,2.5\n", "row 2", "steps is '2.5'; write a whole number"),
-        ("fixed,moving,steps\na,b,0\n", "row 2", "steps is 0; at least 1"),
+        ("fixed,moving,steps\na,b,0\n", "row 2", "steps is 0; it must be at least 1"),
         ("fixed;moving;spacing\na;b;2,5\n", "row 2", "spacing is '2,5'; write a number, such as 2.5"),
         ("fixed,moving,spacing\na,b,nan\n", "row 2", "spacing is nan"),
         ("fixed,moving,padding\na,b,1e999\n", "row 2", "padding is inf"),

@@ -174,9 +174,10 @@ def test_progress_rises_from_0_to_1_and_cancels(a_phantom):
         ({"similarity": "ssd"}, "lncc"),
         ({"align": "affin"}, "affine"),
         ({"refine": "network"}, "name a model"),
-        ({"steps": 0}, "at least 1"),
-        ({"spacing": -1.0}, "positive"),
-        ({"label_weight": -1.0}, "negative"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"spacing": -1.0}, "spacing is -1.0 mm; it must be more than 0 mm"),
+        ({"padding": 1000.0}, "padding is 1000.0 mm; it must be at least 0 and less than 1000 mm"),
+        ({"label_weight": -1.0}, "label_weight is -1.0; it must be at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_at_once(changes, words):

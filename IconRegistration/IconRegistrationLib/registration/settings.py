@@ -1,11 +1,21 @@
-"""How to register, as a value. No torch here: Slicer's own process makes settings, and may have none."""
+"""How to register, as a value. No torch here: Slicer's own process makes settings, and may have none.
+
+A field of `Settings` carries all that is said of it (`Setting`). The command's option, the check of its value, a
+manifest's column, what presets and results remember and the table in docs/command.md follow from it: a new field is one
+line here, below the others.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from ..errors import InputError
+from ..networks.cards import CARDS
+from ..text import tr
 from .similarities import SIMILARITIES
 
 #: Linear alignments, from the least to the most freedom (registration/align.py).
@@ -13,46 +23,135 @@ ALIGNMENTS = ("none", "centre", "mass", "rigid", "similarity", "affine")
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What is said of a field of `Settings`.
+
+    Attributes
+    ----------
+    help : str
+        What it is, in a few words; the choices or the range follow by themselves.
+    metavar : str | tuple[str, str]
+        Its value in the command's help, such as "MM"; two for a pair of numbers.
+    choices : tuple[str, ...]
+        The words that it may be; () where any value of its type will do.
+    least, above, below : float | None
+        A number must be at least, more than, less than this.
+    unit : str
+        Of a number.
+    of_the_machine : bool
+        Whether it belongs to the computer, not to the method: no preset changes it.
+    """
+
+    help: str
+    metavar: str | tuple[str, str]
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    unit: str = ""
+    of_the_machine: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The choices or the range in words; "" where any value of its type will do."""
+        if self.choices:
+            return ", ".join(self.choices)
+        bounds = []
+        if self.least is not None:
+            bounds.append(tr("at least {bound:g}", bound=self.least))
+        if self.above is not None:
+            bounds.append(tr("more than {bound:g}", bound=self.above))
+        if self.below is not None:
+            bounds.append(tr("less than {bound:g}", bound=self.below))
+        return tr("{low} and {high}", low=bounds[0], high=bounds[1]) if len(bounds) > 1 else next(iter(bounds), "")
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise InputError if `value` is not allowed; None is what decides by itself."""
+        if self.choices:
+            if value not in self.choices:
+                raise InputError(tr("{name} is {value}; choose one of {choices}.", **self._said(name, repr(value))))
+        elif value is not None and not self._in_range(value):
+            if self.unit:
+                raise InputError(
+                    tr("{name} is {value} {unit}; it must be {choices} {unit}.", **self._said(name, value))
+                )
+            raise InputError(tr("{name} is {value}; it must be {choices}.", **self._said(name, value)))
+
+    def _said(self, name: str, value: Any) -> dict[str, Any]:
+        return {"name": name, "value": value, "choices": self.allowed, "unit": self.unit}
+
+    def _in_range(self, value: Any) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+def setting(default: Any, help: str, metavar: str | tuple[str, str], **more: Any) -> Any:
+    """Make a field of `Settings` with its default and its `Setting`, of the same keyword arguments."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(help, metavar, **more)})
+
+
+_REFINEMENTS = ("auto", "field", "network", "off")
+_MODALITIES = ("auto", "ct", "mri")
+
+
+@dataclass(frozen=True)
 class Settings:
-    """How to register. Every field has a default that works for a first try; "auto" decides from the images."""
+    """How to register. Every field has a default that suits a first try; "auto" decides from the images.
 
-    model: str = "none"  #: a model card's name (networks/catalog.py) or the path of a weights file
-    refine: str = "auto"  #: field, network, off; auto is field with "none" and "builtin", off with other networks
-    steps: int | None = None  #: refinement steps (field: on each of three levels), None the method's default
-    similarity: str = "auto"  #: of registration/similarities.py; auto as `choose_similarity` finds
-    align: str = "auto"  #: none, centre, mass, rigid, similarity, affine; auto as the model expects it
-    device: str = "auto"  #: cpu, cuda, cuda:1, mps
-    precision: str = "auto"  #: float32, mixed (the network's arithmetic; maps are always float32)
-    fixed_modality: str = "auto"  #: ct, mri
-    moving_modality: str = "auto"
-    ct_window: tuple[float, float] | None = None  #: HU that become 0 and 1
-    quantile_range: tuple[float, float] | None = None  #: MR quantiles that become 0 and 1
-    label_weight: float = 1.0  #: weight of the soft Dice loss where labels guide
-    padding: float = 0.0  #: mm by which the transforms reach beyond their images, continued smoothly
-    spacing: float | None = None  #: mm between samples of the refinement's lattice; None by memory and time
-    weights_dir: str | None = None  #: folder of pre-placed weights files
+    Raises
+    ------
+    InputError
+        For a value that is not allowed, and for fields that exclude each other.
 
-    def __post_init__(self):
-        for name, choices in {
-            "refine": ("auto", "field", "network", "off"),
-            "similarity": ("auto", *SIMILARITIES),
-            "align": ("auto", *ALIGNMENTS),
-            "precision": ("auto", "float32", "mixed"),
-            "fixed_modality": ("auto", "ct", "mri"),
-            "moving_modality": ("auto", "ct", "mri"),
-        }.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+    Examples
+    --------
+    >>> Settings(align="rigid", steps=20).refinement
+    'field'
+    >>> Settings(similarity="ssd")
+    Traceback (most recent call last):
+    IconRegistrationLib.errors.InputError: similarity is 'ssd'; choose one of auto, lncc, lncc2, mind.
+    """
+
+    model: str = setting("none", tr("{names}, or the path of a weights file", names=", ".join(CARDS)), "MODEL")
+    #: "auto" is field with the models "none" and "builtin", off with other networks
+    refine: str = setting("auto", tr("what is optimised for this pair"), "WHAT", choices=_REFINEMENTS)
+    #: of the field, on each of three levels
+    steps: int | None = setting(None, tr("steps of the refinement; 40 for the field, 50 for a network"), "N", least=1)
+    #: "auto" as `register.choose_similarity` finds
+    similarity: str = setting("auto", tr("what compares the images"), "NAME", choices=("auto", *SIMILARITIES))
+    #: "auto" as the model expects it
+    align: str = setting("auto", tr("linear alignment first"), "KIND", choices=("auto", *ALIGNMENTS))
+    device: str = setting("auto", tr("what computes: auto, cpu, cuda, cuda:N, mps"), "DEVICE", of_the_machine=True)
+    #: maps are always float32
+    precision: str = setting(
+        "auto", tr("precision of the network's arithmetic"), "PRECISION", choices=("auto", "float32", "mixed")
+    )
+    fixed_modality: str = setting("auto", tr("what the fixed image is"), "MODALITY", choices=_MODALITIES)
+    moving_modality: str = setting("auto", tr("what the moving image is"), "MODALITY", choices=_MODALITIES)
+    ct_window: tuple[float, float] | None = setting(None, tr("HU that become 0 and 1"), ("LOW", "HIGH"))
+    quantile_range: tuple[float, float] | None = setting(None, tr("MR quantiles that become 0 and 1"), ("LOW", "HIGH"))
+    label_weight: float = setting(1.0, tr("weight of the segments with --guide"), "WEIGHT", least=0)
+    #: continued smoothly there
+    padding: float = setting(
+        0.0, tr("how far the transforms reach beyond the images"), "MM", least=0, below=1000, unit="mm"
+    )
+    #: None by memory and time
+    spacing: float | None = setting(
+        None, tr("distance of the samples of the refinement's lattice"), "MM", above=0, unit="mm"
+    )
+    weights_dir: str | None = setting(
+        None, tr("folder of weights files that were placed there"), "DIR", of_the_machine=True
+    )
+    # new fields go below: see `identity`
+
+    def __post_init__(self) -> None:
+        for name, about in SETTINGS.items():
+            about.check(name, getattr(self, name))
         if self.model == "none" and self.refine == "network":
-            raise InputError("refine is 'network' but model is 'none': name a model, or refine the field.")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps is {self.steps}; at least 1, or refine 'off'.")
-        if self.spacing is not None and not self.spacing > 0:
-            raise InputError(f"spacing is {self.spacing} mm; it must be positive.")
-        if not 0 <= self.padding < 1000:
-            raise InputError(f"padding is {self.padding} mm; choose 0 to 1000 mm.")
-        if self.label_weight < 0:
-            raise InputError(f"label_weight is {self.label_weight}; it must not be negative.")
+            raise InputError(tr("refine is 'network' but model is 'none': name a model, or refine the field."))
 
     @property
     def refinement(self) -> str:
@@ -61,23 +160,64 @@ class Settings:
             return self.refine
         return "field" if self.model in ("none", "builtin") else "off"
 
-    @classmethod
-    def from_plain(cls, values: dict) -> Settings:
-        """The inverse of `dataclasses.asdict`, also after JSON, which has no tuples; what is missing has its default.
+    def identity(self) -> dict[str, Any]:
+        """Return what decides about the results, as JSON-safe values; two runs with the same identity are one.
 
-        Raises InputError that names the field which there is not, or whose value cannot be.
+        The weights count by their contents, not by their folder. Fields newer than `weights_dir`, the last one of
+        version 0.1, count where they differ from their defaults: what older versions computed keeps its identity.
         """
-        kinds = {field.name: field.type for field in fields(cls)}
+        names = [field.name for field in fields(self)]
+        first = names[: names.index("weights_dir")]
+        newer = [f.name for f in fields(self)[len(first) + 1 :] if getattr(self, f.name) != f.default]
+        return {name: getattr(self, name) for name in (*first, *newer)}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Settings:
+        """Make settings of the values of `dataclasses.asdict`, also after JSON, which has no tuples.
+
+        Parameters
+        ----------
+        values : Mapping[str, Any]
+            Values by the name of their field; what is missing has its default.
+
+        Raises
+        ------
+        InputError
+            Naming a field that does not exist, or a value that is not allowed.
+
+        Examples
+        --------
+        >>> Settings.from_plain({"ct_window": [-160, 240]}).ct_window
+        (-160, 240)
+        """
+        kinds = kinds_of_settings()
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for name, value in values.items():
             if name not in kinds:
-                raise InputError(f"There is no setting {name!r}; choose from {', '.join(sorted(kinds))}.")
+                raise InputError(
+                    tr("There is no setting {name!r}; choose from {names}.", name=name, names=", ".join(sorted(kinds)))
+                )
             if not _fits(kinds[name], value):
-                raise InputError(f"The settings say {name} is {value!r}, which cannot be used; correct it.")
+                raise InputError(
+                    tr(
+                        "The settings say {name} is {value}, which cannot be used; correct it.",
+                        name=name,
+                        value=repr(value),
+                    )
+                )
         return cls(**values)
 
 
-def _fits(kind: str, value) -> bool:
+#: What is said of each field.
+SETTINGS: dict[str, Setting] = {field.name: field.metadata["setting"] for field in fields(Settings)}
+
+
+def kinds_of_settings() -> dict[str, str]:
+    """Return the annotated type of each field of `Settings`, such as "int | None"."""
+    return {field.name: str(field.type) for field in fields(Settings)}
+
+
+def _fits(kind: str, value: Any) -> bool:
     """Whether a value is of the annotated kind of a field, "int | None"; Settings itself checks the choices."""
     if value is None:
         return "None" in kind
@@ -88,6 +228,6 @@ def _fits(kind: str, value) -> bool:
     return type(value).__name__ == kind.partition(" ")[0]
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     # JSON has integers that are no float: compared, not converted
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -13,13 +13,13 @@ from dataclasses import dataclass, fields, replace
 
 from ..errors import InputError
 from ..networks.cards import CARDS, ModelCard
-from ..registration.settings import Settings
+from ..registration.settings import SETTINGS, Settings
 
 KEY = "IconRegistration/presets"
 #: The preset with which the user names a weights file; its model is up to the user.
 CUSTOM_WEIGHTS = "custom"
 #: What belongs to the computer, not to the method: no preset touches it.
-OF_THE_MACHINE = ("device", "weights_dir")
+OF_THE_MACHINE = tuple(name for name, about in SETTINGS.items() if about.of_the_machine)
 #: The other fields of Settings.
 _OF_THE_METHOD = [field.name for field in fields(Settings) if field.name not in OF_THE_MACHINE]
 

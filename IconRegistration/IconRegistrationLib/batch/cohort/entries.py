@@ -8,16 +8,16 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from ...errors import InputError
-from ...registration.settings import Settings
+from ...registration.settings import Settings, kinds_of_settings
 from ..pair import Pair
 from .ids import _derived_ids, _given_ids
 from .rows import _Mistakes, _needed, _roles, _Row
 
-#: Fields of Settings and their annotated kinds, such as "float | None".
-_SETTINGS = {field.name: field.type for field in fields(Settings)}
+#: Fields of Settings and their annotated types, such as "float | None".
+_SETTINGS = kinds_of_settings()
 
 _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
 
@@ -142,9 +142,12 @@ def _value(kind: str, text: str):
             return float(low), float(high)
         if kind.startswith("int"):
             return int(text)
+        if kind.startswith("bool"):
+            return {**dict.fromkeys(_YES, True), **dict.fromkeys(_NO, False)}[text.lower()]
         return float(text) if kind.startswith("float") else text
-    except ValueError:
+    except (ValueError, KeyError):
         expected = {"tuple": "two numbers, such as -160 240", "int": "a whole number", "float": "a number, such as 2.5"}
+        expected["bool"] = "yes or no"
         raise ValueError(next(words for start, words in expected.items() if kind.startswith(start))) from None
 
 

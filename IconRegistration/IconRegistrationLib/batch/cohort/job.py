@@ -169,10 +169,8 @@ def read_row(path: Path) -> dict | None:
 def key_of(job: Job, files: dict) -> str:
     """Hash of what decides about the results: contents, settings, weights, wanted files, version of the results."""
     pair = job.entry.pair
-    settings = asdict(pair.settings)
-    del settings["weights_dir"]  # where they lie; what they are counts
     contents = {role: file["sha256"] or [file["size"], file["mtime_ns"]] for role, file in files.items()}
-    parts = [_RESULTS_SINCE, contents, settings, pair.guide, job.weights, asdict(job.outputs)]
+    parts = [_RESULTS_SINCE, contents, pair.settings.identity(), pair.guide, job.weights, asdict(job.outputs)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
