@@ -38,7 +38,7 @@ class Computer:
     """
 
     def __init__(self):
-        self.packages = {"numpy": NUMPY}
+        self.packages = {"numpy": NUMPY, "scipy": "1.14.1"}
         self.works = {"torch": "2.13.0", "itk": "5.4.7"}
         self.calls = []
         self.fails = self.fails_at_the_end = None
@@ -121,7 +121,7 @@ def ensure(ask, said=None):
 
 
 def test_the_needs_are_torch_and_the_requirements_file(tmp_path, monkeypatch):
-    assert dependencies.needed_packages() == ["torch>=2.4", "itk>=5.4"]
+    assert dependencies.needed_packages() == ["torch>=2.4", "itk>=5.4", "scipy>=1.13"]
     file = tmp_path / "requirements.txt"
     file.write_text("# why\n\nitk>=5.4  # because\nscipy\n")
     monkeypatch.setattr(dependencies, "REQUIREMENTS", file)
@@ -308,7 +308,8 @@ def test_real_pip_obeys_the_constraint(tmp_path, monkeypatch):
 
 def test_what_to_type_for_another_python(tmp_path):
     assert dependencies.instruction("conda run -n icon python") == (
-        'Run this in a terminal and press Apply again: conda run -n icon python -m pip install "torch>=2.4" "itk>=5.4"'
+        "Run this in a terminal and press Apply again: conda run -n icon python -m pip install "
+        '"torch>=2.4" "itk>=5.4" "scipy>=1.13"'
     )
     python = tmp_path / "my env" / "python"
     python.parent.mkdir()

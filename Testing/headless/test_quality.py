@@ -6,13 +6,17 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
+from IconRegistrationLib.quality import measures
 from IconRegistrationLib.quality.assess import assess
 from IconRegistrationLib.quality.report import Report
 from IconRegistrationLib.spatial.displacement import DisplacementField
 from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation, apply_affine
 
-pytest.importorskip("itk")
+itk = pytest.importorskip("itk")
 sitk = pytest.importorskip("SimpleITK")
 
 AXES = np.linalg.qr(np.random.default_rng(4).normal(size=(3, 3)))[0]
@@ -160,6 +164,43 @@ def test_dice_and_hd95_agree_with_simpleitk_and_with_brute_force(seed):
     assert found.fixed_mm3 == pytest.approx(fixed.sum() * 3.75)
     assert found.mapped_mm3 == pytest.approx(found.fixed_mm3, rel=1e-5)
     assert found.moving_mm3 == pytest.approx(moving.sum() * 3.75)
+
+
+@given(
+    mask=arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=9)).filter(np.any),
+    spacing=st.tuples(*[st.floats(0.3, 6.0)] * 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_distances_to_a_surface_are_those_of_itk(mask, spacing):
+    """ITK's Maurer filter on the surface as one object, any spacing (i, j, k); voxels at the border are surface."""
+    padded = np.pad(mask, 1)
+    inner = np.all([np.roll(padded, step, axis) for axis in range(3) for step in (1, -1)], axis=0) & padded
+    image = itk.image_from_array((padded & ~inner).astype(np.uint8))
+    image.SetSpacing(spacing)
+    maurer = itk.SignedMaurerDistanceMapImageFilter[type(image), itk.Image[itk.F, 3]].New(image)
+    maurer.SetSquaredDistance(False)
+    maurer.SetUseImageSpacing(True)
+    maurer.Update()
+    expected = np.maximum(itk.array_from_image(maurer.GetOutput()), 0)
+    expected[padded & ~inner] = 0
+    found = measures._distance_to_surface(mask, np.array(spacing))
+    assert np.allclose(found, expected[1:-1, 1:-1, 1:-1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", [(1, 2), (3, 200), (7, 2**31 - 1), (-4, 5)])
+def test_boxes_hold_their_segments_whatever_the_labels(values):
+    """Two segments of one layer, one of another, an empty one; large and negative labels are no matter."""
+    grid = a_grid()
+    layer = box(grid, (3, 4, 5), (9, 10, 12)).astype(np.int64) * values[0]
+    layer[10:12, 0:3, 20:] = values[1]
+    layer[17, 21, 25] = 99  # the label of nobody
+    other = box(grid, (0, 0, 0), (1, 2, 3), 5)
+    segments = [Segment("a", values[0]), Segment("b", values[1]), Segment("c", 5, 1), Segment("empty", 6, 1)]
+    boxes = measures._boxes(Segmentation((layer, other), tuple(segments), grid))
+    assert boxes["a"] == (slice(3, 9), slice(4, 10), slice(5, 12))
+    assert boxes["b"] == (slice(10, 12), slice(0, 3), slice(20, 26))
+    assert boxes["c"] == (slice(0, 1), slice(0, 2), slice(0, 3))
+    assert boxes["empty"] is None
 
 
 def test_segments_are_matched_by_name_across_values_layers_and_grids():

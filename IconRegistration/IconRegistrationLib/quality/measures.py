@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from ..errors import InputError
 from ..registration.align import joint_histogram, normalised_mutual_information, robust_range
@@ -39,6 +40,9 @@ def folding(jacobian: np.ndarray, grid: Grid, mask: np.ndarray | None = None) ->
 
 
 BINS = 64
+
+#: find_objects keeps a box for each number up to the largest label; labels above this are numbered anew first.
+_MOST_LABELS = 2**16
 
 
 def _similarity(fixed: Image, moving: Image, forward: DisplacementField, initial: np.ndarray) -> Similarity:
@@ -129,25 +133,20 @@ def _volumes(segmentation: Segmentation) -> dict[str, float]:
 
 
 def _boxes(segmentation: Segmentation) -> dict[str, tuple[slice, ...] | None]:
-    """Bounding boxes (slices of k, j, i) of all segments in one pass over every layer; None where empty."""
-    found: list[dict[int, tuple[slice, ...]]] = []
-    for layer in segmentation.layers:
-        index = np.stack(layer.nonzero())
-        values = layer[tuple(index)]
-        order = np.argsort(values, kind="stable")
-        values, index = values[order], index[:, order]
-        starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if values.size else np.zeros(0, int)
-        if starts.size:
-            low, high = (f.reduceat(index, starts, axis=1).T for f in (np.minimum, np.maximum))
+    """Return the bounding box (slices of k, j, i) of each segment by name; None where it is empty."""
+    boxes: dict[tuple[int, int], tuple[slice, ...] | None] = {}
+    for number, layer in enumerate(segmentation.layers):
+        values = np.array(sorted({s.value for s in segmentation.segments if s.layer == number}))
+        if not values.size:
+            continue
+        if values[0] < 1 or values[-1] > _MOST_LABELS:
+            nearest = np.searchsorted(values, layer).clip(max=values.size - 1)
+            layer, labels = np.where(values[nearest] == layer, nearest + 1, 0), np.arange(values.size) + 1
         else:
-            low = high = []
-        found.append(
-            {
-                int(value): tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
-                for value, first, last in zip(values[starts], low, high, strict=True)
-            }
-        )
-    return {name: found[s.layer].get(s.value) for name, s in segmentation.by_name().items()}
+            labels = values
+        found = ndimage.find_objects(layer, max_label=int(labels[-1]))
+        boxes.update({(number, int(v)): found[label - 1] for v, label in zip(values, labels, strict=True)})
+    return {name: boxes[s.layer, s.value] for name, s in segmentation.by_name().items()}
 
 
 def _union(boxes: Iterable[tuple[slice, ...] | None]) -> tuple[slice, ...]:
@@ -176,24 +175,9 @@ def _hausdorff95(mask: np.ndarray, others: list[np.ndarray], spacing: np.ndarray
 
 
 def _distance_to_surface(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Distance in mm of every voxel centre from the nearest surface voxel of `mask`; 0 on the surface."""
-    import itk
-
-    padded = np.pad(mask, 1).astype(np.uint8)  # the border of the crop is no surface, what touches it has one there
-    inner = padded.copy()
-    for axis in range(3):
-        for shift in (1, -1):
-            inner &= np.roll(padded, shift, axis)
-    image = itk.image_view_from_array(padded - inner)
-    image.SetSpacing([float(s) for s in spacing])
-    maurer = itk.SignedMaurerDistanceMapImageFilter[type(image), itk.Image[itk.F, 3]].New(image)
-    maurer.SetSquaredDistance(False)
-    maurer.SetUseImageSpacing(True)
-    maurer.SetNumberOfWorkUnits(1)  # the boxes are small: starting threads costs more than they save
-    maurer.Update()
-    distance = np.maximum(itk.array_from_image(maurer.GetOutput()), 0)[1:-1, 1:-1, 1:-1]
-    distance[(padded != inner)[1:-1, 1:-1, 1:-1]] = 0
-    return distance
+    """Return the distance in mm of every voxel centre from the nearest surface voxel of `mask`; 0 on the surface."""
+    surface = mask & ~ndimage.binary_erosion(mask)  # outside of the crop there is no mask
+    return ndimage.distance_transform_edt(~surface, sampling=spacing[::-1])
 
 
 def _landmarks(

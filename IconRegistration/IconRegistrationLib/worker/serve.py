@@ -66,7 +66,7 @@ PROTOCOL = 1
 #: Exit codes: a library is missing or too old; the parent went away while a request was at work.
 NO_DEPENDENCIES, ABANDONED = 3, 4
 #: The oldest versions that work. pyproject.toml and Resources/requirements.txt say the same, which a test compares.
-OLDEST = {"Python": "3.10", "torch": "2.4", "itk": "5.4"}
+OLDEST = {"Python": "3.10", "torch": "2.4", "itk": "5.4", "scipy": "1.13"}
 _OPTIONS = ("guide", "carry", "compare", "moving_resolution")
 _SECONDS_BETWEEN_PROGRESS = 0.1
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 1.0
@@ -404,11 +404,13 @@ def _failure(error: Exception) -> dict:
 def _ready() -> dict:
     """What this worker is and can use. Raises ImportError, or whatever else a broken installation raises."""
     import itk
+    import scipy
     import torch
 
     from ..workflow import pipeline  # noqa: F401  what the first request needs, before it comes
 
-    versions = {"Python": platform.python_version(), "torch": str(torch.__version__), "itk": itk.__version__}
+    packages = {"torch": str(torch.__version__), "itk": itk.__version__, "scipy": scipy.__version__}
+    versions = {"Python": platform.python_version(), **packages}
     for name, version in versions.items():
         if _major_and_minor(version) < _major_and_minor(OLDEST[name]):
             raise ImportError(f"{name} {version} is too old, {OLDEST[name]} or newer is needed")
