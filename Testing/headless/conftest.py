@@ -1,6 +1,10 @@
 """What the tests without a window share."""
 
+import contextlib
+import copy
+
 import pytest
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -13,3 +17,50 @@ def scene():
     scene = embedded.boot()
     with temporary_nodes(scene):
         yield scene
+
+
+class _Clusters:
+    """Clusters of this computer that outlive a test, by their workers; each is started when it is first wanted."""
+
+    def __init__(self, stack, start):
+        self._stack, self._start, self._clients = stack, start, {}
+
+    @contextlib.contextmanager
+    def lend(self, workers):
+        """Yield a client, as `local_cluster` does, when all its workers are there: a test may have killed one."""
+        client = self._clients.get(workers)
+        if client is None:
+            client = self._clients[workers] = self._stack.enter_context(self._start(workers))
+        client.wait_for_workers(workers.count, timeout=PATIENCE)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def _clusters():
+    import dask
+
+    from IconRegistrationLib.batch.cohort.cluster import local_cluster
+
+    @contextlib.contextmanager
+    def start(workers):
+        """Leave no trace of the cluster's configuration: others start clusters of their own meanwhile."""
+        before = copy.deepcopy(dask.config.config)
+        with local_cluster(workers) as client:
+            dask.config.config.clear()
+            dask.config.update(dask.config.config, before)
+            yield client
+
+    with contextlib.ExitStack() as stack:
+        yield _Clusters(stack, start)
+
+
+@pytest.fixture
+def one_cluster(_clusters, monkeypatch):
+    """Lend one cluster to all cohorts: where what is tested is not the cluster itself.
+
+    Its workers have one thread each, however many the machine has: results depend on them in their last bits.
+    """
+    from IconRegistrationLib.batch.cohort import cluster
+
+    monkeypatch.setattr(cluster, "_cores", lambda: 1)
+    monkeypatch.setattr(cluster, "local_cluster", _clusters.lend)

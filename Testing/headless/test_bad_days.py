@@ -19,16 +19,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import waiting
+from phantoms import phantom
+from waiting import PATIENCE, until
 
 from IconRegistrationLib.batch import pair as one_pair
-from IconRegistrationLib.batch.cohort import cluster
 from IconRegistrationLib.batch.cohort import driver as cohort
 from IconRegistrationLib.batch.cohort.driver import run_cohort
 from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.batch.folder import FolderError
 from IconRegistrationLib.batch.pair import Outputs, Pair
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.io import images as image_files
 from IconRegistrationLib.io.images import write_image
 from IconRegistrationLib.networks.cards import CARDS
@@ -61,7 +62,7 @@ def struck(pair, folder, outputs, progress, load):
         if blow == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if blow == "wait":
-            time.sleep(120)
+            time.sleep(2 * PATIENCE)
         if blow == "change":
             Path(pair.fixed).touch()
 
@@ -122,20 +123,16 @@ class Study:
         return [path for path in self.out.rglob(".*") if path.name != cohort.LOCK]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Results depend on their number in the last bits; and threads that wait for each other make a busy CI slow."""
-    with mock.patch.object(cluster, "_cores", return_value=1):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_cluster")]
 
 
 @pytest.fixture(scope="module")
 def images():
     """Two volumes and two noisier ones, to make pairs of."""
-    phantom = make_phantom(size=28)
-    noise = np.random.default_rng(0).normal(0, 20, phantom.moving.array.shape).astype(np.int16)
-    noisy = replace(phantom.moving, array=phantom.moving.array + noise)
-    fixed, moving = phantom.fixed, phantom.moving
+    pair = phantom(28)
+    fixed, moving = pair.fixed, pair.moving
+    noise = np.random.default_rng(0).normal(0, 20, moving.array.shape).astype(np.int16)
+    noisy = replace(moving, array=moving.array + noise)
     return dict(zip(PAIRS, [(fixed, moving), (moving, fixed), (fixed, noisy), (noisy, fixed)], strict=True))
 
 
@@ -144,12 +141,17 @@ def a_study(images, tmp_path):
     return Study(tmp_path, images)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(images, tmp_path_factory):
-    """Displacements that a run without any fault gives, by pair and file."""
-    study = Study(tmp_path_factory.mktemp("undisturbed"), images)
-    assert study.run().done == len(PAIRS)
-    return displacements(study)
+UNDISTURBED = {}
+
+
+@pytest.fixture
+def undisturbed(images, one_cluster, tmp_path_factory):
+    """Displacements that a run without any fault gives, by pair and file; made once."""
+    if not UNDISTURBED:
+        study = Study(tmp_path_factory.mktemp("undisturbed"), images)
+        assert study.run().done == len(PAIRS)
+        UNDISTURBED.update(displacements(study))
+    return UNDISTURBED
 
 
 def displacements(study) -> dict[tuple[str, str], np.ndarray]:
@@ -184,23 +186,17 @@ def test_workers_killed_in_every_stage_cost_nothing(a_study, undisturbed):
 
 DRIVER = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-from test_bad_days import PLAIN, QUICK, Entry, Pair, cluster, run_cohort, struck
+from IconRegistrationLib.batch.cohort import cluster
+from test_bad_days import PLAIN, QUICK, Entry, Pair, run_cohort, struck
 cluster._cores = lambda: 1
-inputs, out, *names = sys.argv[2:]
+inputs, out, *names = sys.argv[3:]
 if __name__ == "__main__":
     pairs = [Pair(f"{inputs}/fixed of {n}.nii.gz", f"{inputs}/{n}.nii.gz", settings=QUICK) for n in names]
     entries = [Entry(*item) for item in zip(names, pairs)]
     run_cohort(entries, Path(out), PLAIN, workers=1, register=struck)
 """
-
-
-def wait_for(what, seconds=90):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -218,18 +214,18 @@ def test_a_driver_that_ends_in_a_stage_is_taken_up(signals, stage, codes, a_stud
     One Ctrl-C ends it cleanly (test_cohort.py), another one meanwhile at once.
     """
     a_study.fault("pair-b", "wait", stage)
-    words = [Path(__file__).parent, a_study.inputs, a_study.out, *PAIRS]
+    words = [Path(__file__).parent, Path(waiting.__file__).parent, a_study.inputs, a_study.out, *PAIRS]
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, *map(str, words)], start_new_session=True, stderr=subprocess.DEVNULL
     )
     try:
-        wait_for(lambda: list(a_study.inputs.glob("*.struck")) or driver.poll() is not None)
+        until(lambda: list(a_study.inputs.glob("*.struck")) or driver.poll() is not None)
         before = a_study.finished()
         assert list(before) == ["pair-a"]
         for name in signals:
             driver.send_signal(getattr(signal, name))
             time.sleep(0.3)
-        assert driver.wait(60) in codes
+        assert driver.wait(PATIENCE) in codes
     finally:
         driver.kill()
     assert a_study.finished() == before

@@ -16,12 +16,16 @@ from types import SimpleNamespace
 import itk
 import numpy as np
 import pytest
+import waiting
+from waiting import PATIENCE, Clock, until
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.cohort import cluster, job
 from IconRegistrationLib.batch.cohort import driver as cohort
+from IconRegistrationLib.batch.cohort.cluster import local_cluster
 from IconRegistrationLib.batch.cohort.driver import run_cohort
 from IconRegistrationLib.batch.cohort.entries import Entry
+from IconRegistrationLib.batch.cohort.tally import Tally
 from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.batch.folder import FolderError, output_folder
 from IconRegistrationLib.batch.pair import Pair
@@ -49,10 +53,10 @@ def stand_in(pair, folder, outputs, progress, load):
         os.kill(os.getpid(), signal.SIGKILL)
     if "freeze" in text:
         os.kill(os.getpid(), signal.SIGSTOP)
-    if "sleep" in text:
-        time.sleep(60)
-    if "slow" in text:
-        time.sleep(0.5)
+    if "hang" in text:
+        time.sleep(2 * PATIENCE)
+    if "wait" in text:
+        until(Path(pair.moving).with_name("go").exists)
     if "bug" in text:
         raise ZeroDivisionError("of a patient")
     if "memory" in text:
@@ -79,6 +83,10 @@ class Study:
     def write(self, name, text):
         (self.inputs / f"{name}.txt").write_text(text)
 
+    def go(self):
+        """Let the pairs end that wait."""
+        (self.inputs / "go").touch()
+
     def calls(self):
         """How often each was registered."""
         return {path.stem: len(path.read_text()) for path in self.inputs.glob("*.calls")}
@@ -96,8 +104,44 @@ class Study:
 
 
 @pytest.fixture
-def a_study(tmp_path):
-    return lambda **texts: Study(tmp_path, texts)
+def a_study(tmp_path, one_cluster):
+    """Make a study from the texts of its pairs; at the end none of them waits any longer."""
+    studies = []
+
+    def make(**texts):
+        studies.append(Study(tmp_path, texts))
+        return studies[-1]
+
+    yield make
+    for study in studies:
+        study.go()
+
+
+@pytest.fixture
+def own_cluster(one_cluster, monkeypatch):
+    """A cluster for every cohort, as users have it: what is tested is the cluster."""
+    monkeypatch.setattr(cluster, "local_cluster", local_cluster)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The driver's clock, which a test puts ahead."""
+    clock = Clock()
+    monkeypatch.setattr(cohort, "time", clock)
+    return clock
+
+
+def watched(look):
+    """A CohortProgress that calls `look` as often as the driver shows how it stands."""
+    progress = cohort.CohortProgress()
+    show = progress.show
+
+    def show_and_look(*args, **options):
+        show(*args, **options)
+        look()
+
+    progress.show = show_and_look
+    return progress
 
 
 @pytest.fixture
@@ -136,7 +180,8 @@ def a_manifest(tmp_path_factory):
 QUICK = ["--steps", "2", "--spacing", "16", "--no-scene", "--no-pictures"]
 
 
-def test_a_cohort_does_what_register_does(a_manifest, tmp_path):
+@pytest.mark.slow
+def test_a_cohort_does_what_register_does(a_manifest, one_cluster, tmp_path):
     out = tmp_path / "out"
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
         code = main(["cohort", str(a_manifest), "--out", str(out), "--workers", "1", "--json", *QUICK])
@@ -191,7 +236,8 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(a_manifest, tmp_path, capsys)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_a_scheduler_that_is_not_there(a_study):
+def test_a_scheduler_that_is_not_there(a_study, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT", "0.1s")
     with pytest.raises(InputError, match=r"No Dask scheduler answers at 127\.0\.0\.1:1 "):
         a_study(a="").run(workers=None, scheduler="127.0.0.1:1")
 
@@ -222,34 +268,45 @@ def test_a_pair_that_kills_its_worker_fails_after_three_tries(a_study):
     assert not hidden(study.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "how", ["sleep", pytest.param("freeze", marks=pytest.mark.skipif(os.name == "nt", reason="no SIGSTOP"))]
+    "how", ["hang", pytest.param("freeze", marks=pytest.mark.skipif(os.name == "nt", reason="no SIGSTOP"))]
 )
-def test_a_pair_that_hangs_costs_its_own_worker_only(a_study, how):
+def test_a_pair_that_hangs_costs_its_own_worker_only(a_study, how, clock):
     study = a_study(a="", b=how, c="", d="")
-    tally = study.run(minutes=0.05)
+
+    def an_hour_later():
+        if study.calls() == {"a": 1, "b": 1}:
+            clock.ahead = 3600
+
+    tally = study.run(minutes=50, progress=watched(an_hour_later))
     assert (tally.done, tally.failed) == (3, 1)
-    assert "not ended after 3 s" in study.row("b")["error"]
+    assert "not ended after 50 min" in study.row("b")["error"]
     assert study.calls()["b"] == 1
     assert not hidden(study.out)
 
 
-def test_workers_that_do_not_come_back_are_replaced(a_study, monkeypatch):
+@pytest.mark.slow
+def test_workers_that_do_not_come_back_are_replaced(a_study, own_cluster, clock, monkeypatch):
     """Dask gives up a worker for good that cannot be started anew; without others the cohort would wait forever."""
     from distributed import Nanny
 
-    start, starts = Nanny.instantiate, []
+    start, starts, refused = Nanny.instantiate, [], []
 
     async def not_the_second_time(nanny):
         starts.append(nanny)
         if len(starts) == 2:
+            refused.append(nanny)
             raise RuntimeError("no more processes")
         return await start(nanny)
 
+    def a_minute_later():
+        if refused and len({id(nanny) for nanny in starts}) == 1:
+            clock.ahead += 60
+
     monkeypatch.setattr(Nanny, "instantiate", not_the_second_time)
-    monkeypatch.setattr(cohort, "_PATIENCE", 1.0)
     study = a_study(a="", b="kill", c="")
-    tally = study.run()
+    tally = study.run(minutes=10**6, progress=watched(a_minute_later))
     assert (tally.done, tally.failed, len(tally.left)) == (2, 1, 0)
     assert len({id(nanny) for nanny in starts}) == 2
     assert not hidden(study.out)
@@ -289,6 +346,7 @@ def test_other_settings_are_another_pair(a_study):
     assert study.row("b")["settings"]["steps"] == 7
 
 
+@pytest.mark.slow
 def test_only_the_failed_are_retried(a_study):
     study = a_study(a="input", b="kill")
     study.run()
@@ -332,15 +390,14 @@ def test_a_row_that_was_damaged_is_made_again(a_study):
 
 SCRIPT = """
 import sys, os
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from IconRegistrationLib.batch import command
 from IconRegistrationLib.batch.commands import cohort
 import test_cohort
 if __name__ == "__main__":
-    folder = Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     cohort.entries_of = lambda args, defaults: (test_cohort.entries_in(folder / "in"), [])
-    cohort.register_pair = None
     run = cohort.run_cohort
     cohort.run_cohort = lambda *args, **options: run(*args, **options, register=test_cohort.stand_in)
     sys.exit(command.main(["cohort", "x.csv", "--out", str(folder / "out"), "--workers", "2"]))
@@ -362,12 +419,12 @@ def a_driver(a_study, tmp_path):
 
     def drive(study):
         (tmp_path / "drive.py").write_text(SCRIPT)
-        words = [sys.executable, str(tmp_path / "drive.py"), str(Path(__file__).parent), str(tmp_path)]
+        words = [sys.executable, tmp_path / "drive.py", tmp_path, Path(__file__).parent, Path(waiting.__file__).parent]
         process = subprocess.Popen(
-            words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            list(map(str, words)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         processes.append(process)
-        until(lambda: process.poll() is not None or len(list(study.out.glob("pairs/*/row.json"))) >= 1)
+        until(lambda: process.poll() is not None or list(study.out.glob("pairs/*/row.json")))
         assert process.poll() is None, process.stderr.read()
         return process
 
@@ -376,13 +433,6 @@ def a_driver(a_study, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
 
 
 def members(group):
@@ -395,6 +445,7 @@ def members(group):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("number", "to_all", "code"),
@@ -407,12 +458,12 @@ def members(group):
 )
 def test_a_driver_that_ends_leaves_what_it_can_go_on_from(a_study, a_driver, number, to_all, code):
     """Ctrl-C reaches the whole group, kill the driver only; after SIGKILL nobody clears up until the next run."""
-    study = a_study(**{f"p{n:02}": "slow" for n in range(30)})
+    study = a_study(**{f"p{n:02}": "wait" if n else "" for n in range(30)})
     process = a_driver(study)
     (os.killpg if to_all else os.kill)(process.pid, number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    until(lambda: not members(process.pid), 10)
+    until(lambda: not members(process.pid))
     done = [path.parent.name for path in study.out.glob("pairs/*/row.json")]
     assert 1 <= len(done) < 30
     if code > 0:
@@ -423,6 +474,7 @@ def test_a_driver_that_ends_leaves_what_it_can_go_on_from(a_study, a_driver, num
             states = [line["state"] for line in csv.DictReader(file)]
         assert (states.count("done"), states.count("left")) == (len(done), 30 - len(done))
     calls = study.calls()
+    study.go()
     assert study.run(workers=2).done == 30
     again = {name for name, count in study.calls().items() if calls.get(name, 0) and count > calls[name]}
     assert not again & set(done)
@@ -438,25 +490,22 @@ class _Finalized:
 
 def test_a_signal_that_comes_in_a_finalizer_is_not_lost(a_study):
     """Dask's futures have finalizers; one in twenty Ctrl-C came up in one."""
-    study = a_study(**{f"p{n:02}": "slow" for n in range(10)})
-    progress = cohort.CohortProgress()
-    show = progress.show
+    study, tally = a_study(**{f"p{n:02}": "wait" if n else "" for n in range(10)}), Tally()
 
-    def show_and_finalize(tally, *args, **options):
-        show(tally, *args, **options)
+    def finalize():
         if tally.done == 1:
             _Finalized()
 
-    progress.show = show_and_finalize
     with pytest.raises(KeyboardInterrupt):
-        study.run(progress=progress)
+        study.run(tally=tally, progress=watched(finalize))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert 1 <= len(list(study.out.glob("pairs/*/row.json"))) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_second_driver_refuses(a_study, a_driver):
-    study = a_study(**{f"p{n:02}": "slow" for n in range(30)})
+    study = a_study(**{f"p{n:02}": "wait" if n else "" for n in range(30)})
     a_driver(study)
     with pytest.raises(InputError, match="Another run is at work on"):
         study.run()
@@ -496,7 +545,7 @@ def test_a_full_disk_stops_the_cohort_and_blames_no_pair(a_study, tmp_path):
         assert study.run().done == 3
         assert study.calls() == {"a": 1, "b": 2, "c": 1}
     finally:
-        subprocess.run(["umount", study.out], check=True)
+        subprocess.run(["umount", "-l", study.out], check=True)
 
 
 # ---------------------------------------------------------------------------------------------------- the cluster
@@ -527,6 +576,7 @@ def test_nobody_else_can_speak_to_the_cluster():
     assert not private.exists()
 
 
+@pytest.mark.slow
 def test_a_scheduler_of_ones_own(a_study):
     """Its workers, started with nannies as usual; one dies."""
     from distributed import LocalCluster

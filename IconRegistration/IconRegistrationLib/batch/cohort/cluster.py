@@ -32,6 +32,8 @@ _LOOKED_AT = 5
 _USUAL_BYTES = 3 << 30
 #: A pair hangs after this many times what it is expected to take, and after this many minutes at least.
 _PATIENCE, _LEAST_MINUTES = 10, 30.0
+#: How long a scheduler on another computer is waited for.
+_CONNECT = "20s"
 #: Environment variables that say how many threads a library starts.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 #: Of the cluster on this computer. Logs of bounded length: the scheduler lives in the driver. Nothing watches what the
@@ -240,7 +242,7 @@ def remote_cluster(address: str) -> Iterator[Client]:
 
     with _quiet():
         try:
-            client = Client(address, timeout="20s", set_as_default=False)
+            client = Client(address, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"No Dask scheduler answers at {address} ({reason}); check --scheduler.") from None
