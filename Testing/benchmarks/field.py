@@ -22,8 +22,8 @@ import torch
 
 from IconRegistrationLib.spatial.field import (
     DisplacementField,
-    compose,
-    flatten,
+    compose_displacements,
+    displacement_from_phi,
     inverse_consistency_error,
     jacobian_determinant,
     warp_image,
@@ -122,7 +122,7 @@ def main():
     lattices = fixed.with_shape(lattice), moving.with_shape(lattice)
     print(f"lattice {lattice}, volume {size}, one thread; ours against ITK (icon: icon_registration)")
 
-    candidates = {"ours": lambda: flatten(phi, *lattices, cover=fixed)}
+    candidates = {"ours": lambda: displacement_from_phi(phi, *lattices, cover=fixed)}
     composite = icon_composite(phi, fixed, moving)
     if composite:
         candidates["icon"] = composite
@@ -172,9 +172,9 @@ def main():
         return itk.array_from_image(jacobian.GetOutput())
 
     alternate("Jacobian determinant, lattice", {"ours": lambda: jacobian_determinant(field), "ITK": itk_jacobian})
-    backward = flatten(2 * unit - phi, *reversed(lattices), cover=moving)
+    backward = displacement_from_phi(2 * unit - phi, *reversed(lattices), cover=moving)
     alternate("inverse consistency, lattice", {"ours": lambda: inverse_consistency_error(field, backward)})
-    alternate("composition, lattice", {"ours": lambda: compose(field, backward)})
+    alternate("composition, lattice", {"ours": lambda: compose_displacements(field, backward)})
     alternate("one vector per fixed voxel", {"ours": lambda: field.sampled_on(fixed)}, runs=1)
     points = fixed.centre + np.random.default_rng(0).uniform(-90, 90, (1_000_000, 3))
     alternate("a million points", {"ours": lambda: field.transform_points(points)})

@@ -16,7 +16,7 @@ from IconRegistrationLib.spatial.conventions import (
     sampling_grid_from_phi,
     voxel_map,
 )
-from IconRegistrationLib.spatial.field import flatten
+from IconRegistrationLib.spatial.field import displacement_from_phi
 from IconRegistrationLib.spatial.geometry import Grid, flip_affine, flip_vectors
 
 PAGE = Path(__file__).parents[2] / "docs" / "phi.md"
@@ -48,7 +48,7 @@ def a_phi():
 
 @pytest.fixture(scope="module")
 def a_field(a_phi):
-    return flatten(a_phi, FIXED.with_shape(SHAPE), MOVING.with_shape(SHAPE), cover=FIXED)
+    return displacement_from_phi(a_phi, FIXED.with_shape(SHAPE), MOVING.with_shape(SHAPE), cover=FIXED)
 
 
 class Data:

@@ -11,8 +11,8 @@ from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.quality.measures import folding
 from IconRegistrationLib.spatial.field import (
     DisplacementField,
-    compose,
-    flatten,
+    compose_displacements,
+    displacement_from_phi,
     inverse_consistency_error,
     jacobian_determinant,
     warp_image,
@@ -142,7 +142,7 @@ def border_voxels(grid):
 
 @pytest.fixture(scope="module")
 def a_field():
-    return flatten(a_phi(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED)
+    return displacement_from_phi(a_phi(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED)
 
 
 # --- flattening ---
@@ -162,7 +162,7 @@ def test_flattening_agrees_with_icon_registration(a_field):
 
 @pytest.mark.parametrize("linear", [None, matrix_near_identity(7)], ids=["lattice map", "initial transform"])
 def test_border_voxels_follow_the_extension_rule_in_itk(linear):
-    field = flatten(a_phi(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED, linear=linear)
+    field = displacement_from_phi(a_phi(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED, linear=linear)
     points = np.vstack([border_voxels(FIXED), FIXED.corners(faces=True)])
     expected = by_definition(a_phi(), points, FIXED_LATTICE, MOVING_LATTICE, linear)
     # Between lattice and padding the extension is a ramp along each axis: exact in the trilinear field.
@@ -222,7 +222,7 @@ def test_a_lattice_over_a_part_is_padded_to_the_whole_image():
     region = FIXED.box((10, 8, 5), (24, 20, 14)).with_shape(SHAPE)
     linear = matrix_near_identity(8, shift=2)
     moving = region.moved(linear)
-    field = flatten(a_phi(), region, moving, cover=FIXED, linear=linear)
+    field = displacement_from_phi(a_phi(), region, moving, cover=FIXED, linear=linear)
     assert max(field.grid.shape) > max(SHAPE) + 2
     points = np.vstack([border_voxels(FIXED)[::5], FIXED.corners(), points_inside(region, 100)])
     expected = by_definition(a_phi(), points, region, moving, linear)
@@ -232,16 +232,16 @@ def test_a_lattice_over_a_part_is_padded_to_the_whole_image():
 
 
 def test_without_cover_the_lattice_stays(a_field):
-    field = flatten(a_phi(), FIXED_LATTICE, MOVING_LATTICE)
+    field = displacement_from_phi(a_phi(), FIXED_LATTICE, MOVING_LATTICE)
     assert field.grid == FIXED_LATTICE
     assert a_field.grid.shape == tuple(np.add(SHAPE, 2))
     assert np.array_equal(a_field.displacement[1:-1, 1:-1, 1:-1], field.displacement)
 
 
 def test_padding_by_nothing_where_the_lattice_covers_the_image():
-    assert flatten(a_phi(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED_LATTICE.box((1, 1, 1), (15, 17, 14))).grid == (
-        FIXED_LATTICE
-    )
+    assert displacement_from_phi(
+        a_phi(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED_LATTICE.box((1, 1, 1), (15, 17, 14))
+    ).grid == (FIXED_LATTICE)
 
 
 def test_resampling_on_a_reference_image_agrees(a_field):
@@ -257,15 +257,15 @@ def test_resampling_on_a_reference_image_agrees(a_field):
 
 def test_an_identity_map_between_boxes_is_affine():
     """phi = identity maps box onto box: corners to corners, and no residue of float32 above a micron or so."""
-    field = flatten(unit_nodes(SHAPE).float(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED)
+    field = displacement_from_phi(unit_nodes(SHAPE).float(), FIXED_LATTICE, MOVING_LATTICE, cover=FIXED)
     assert np.abs(field.transform_points(FIXED.corners(True)) - MOVING.corners(True)).max() < 1e-3
-    itself = flatten(unit_nodes(SHAPE).float(), FIXED_LATTICE, FIXED_LATTICE, cover=FIXED)
+    itself = displacement_from_phi(unit_nodes(SHAPE).float(), FIXED_LATTICE, FIXED_LATTICE, cover=FIXED)
     assert itself.magnitude().max() < 1e-4
 
 
 def test_a_map_of_the_wrong_shape_is_refused():
     with pytest.raises(InputError, match="phi has shape"):
-        flatten(a_phi((4, 5, 6)), FIXED_LATTICE, MOVING_LATTICE)
+        displacement_from_phi(a_phi((4, 5, 6)), FIXED_LATTICE, MOVING_LATTICE)
     with pytest.raises(InputError, match="displacement has shape"):
         DisplacementField(np.zeros((3, 4, 5, 6)), Grid.from_parts((6, 5, 4)))
 
@@ -287,7 +287,7 @@ def test_the_field_takes_fixed_points_to_moving_points():
     lattice = grid.with_shape(SHAPE)
     # Component 2 runs along i; a unit is the distance between the first and last sample of the lattice.
     phi[0, 2] += 6 / ((SHAPE[2] - 1) * lattice.spacing[0])
-    field = flatten(phi, lattice, lattice, cover=grid)
+    field = displacement_from_phi(phi, lattice, lattice, cover=grid)
     assert np.allclose(field.transform_points([[-3.0, 0, 0]]), [[3, 0, 0]], atol=1e-4)
     warped = warp_image(Image(moving, grid), field, grid)
     assert np.abs(warped.array - fixed).max() < 0.02
@@ -306,7 +306,7 @@ def test_itk_transform_round_trip(a_field):
 def test_the_itk_transform_outlives_the_field():
     import gc
 
-    field = flatten(a_phi(), FIXED_LATTICE, MOVING_LATTICE)
+    field = displacement_from_phi(a_phi(), FIXED_LATTICE, MOVING_LATTICE)
     transform, expected = field.to_itk(), field.displacement.copy()
     del field
     gc.collect()
@@ -317,7 +317,7 @@ def test_a_sheared_grid_goes_through_itk():
     """A parent transform may shear the world: ITK takes the non-orthogonal direction and evaluates it rightly."""
     shear = np.eye(4)
     shear[0, 1], shear[1, 2] = 0.3, -0.2
-    field = flatten(a_phi(), FIXED_LATTICE.moved(shear), MOVING_LATTICE)
+    field = displacement_from_phi(a_phi(), FIXED_LATTICE.moved(shear), MOVING_LATTICE)
     points = points_inside(field.grid, 200)
     assert not field.grid.is_orthogonal
     assert np.abs(itk_points(field.to_itk(), points) - field.transform_points(points)).max() < 1e-6
@@ -354,8 +354,8 @@ def test_linear_parts_compose_exactly(a_field):
 
 
 def test_composition_with_another_field(a_field):
-    second = flatten(a_phi(seed=1), MOVING_LATTICE, FIXED_LATTICE, cover=MOVING)
-    both = compose(a_field, second)
+    second = displacement_from_phi(a_phi(seed=1), MOVING_LATTICE, FIXED_LATTICE, cover=MOVING)
+    both = compose_displacements(a_field, second)
     nodes = points_at_nodes(a_field.grid)
     expected = second.transform_points(a_field.transform_points(nodes))
     assert np.abs(both.transform_points(nodes) - expected).max() < 1e-3
@@ -571,7 +571,7 @@ def test_jacobian_is_itk_s_on_an_axis_aligned_grid():
 def test_slabs_leave_no_seams(monkeypatch):
     from IconRegistrationLib.spatial import sampling
 
-    field = flatten(a_phi(), FIXED_LATTICE, MOVING_LATTICE)
+    field = displacement_from_phi(a_phi(), FIXED_LATTICE, MOVING_LATTICE)
     whole = jacobian_determinant(field)
     monkeypatch.setattr(sampling, "SLAB_VOXELS", 1)
     assert np.array_equal(jacobian_determinant(field), whole)
@@ -598,7 +598,7 @@ def test_folding_is_counted_and_placed():
 
 
 def test_inverse_consistency_against_points(a_field):
-    backward = flatten(a_phi(seed=3), MOVING_LATTICE, FIXED_LATTICE, cover=MOVING)
+    backward = displacement_from_phi(a_phi(seed=3), MOVING_LATTICE, FIXED_LATTICE, cover=MOVING)
     error = inverse_consistency_error(a_field, backward).ravel()
     nodes = points_at_nodes(a_field.grid)
     there = a_field.transform_points(nodes)

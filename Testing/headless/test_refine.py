@@ -285,13 +285,13 @@ def test_folds_are_removed_and_nothing_else_changes():
 
 def test_the_jacobian_equals_that_of_the_flattened_field():
     """In mm and world axes, by the module that the quality report uses."""
-    from IconRegistrationLib.spatial.field import flatten, jacobian_determinant
+    from IconRegistrationLib.spatial.field import displacement_from_phi, jacobian_determinant
 
     pair = a_pair(a_blurred_noise(), a_blurred_noise())
     phi = a_known_map()
     space = room._Space(pair)
     displacement = torch.cat([room._faces_from_phi(phi)] * 2) - space.linear_places(SHAPE)
-    field = flatten(phi, pair.fixed_lattice, pair.moving_lattice)
+    field = displacement_from_phi(phi, pair.fixed_lattice, pair.moving_lattice)
     linear = np.linalg.det(pair.linear[:3, :3])
     mine = space.jacobian(displacement)[0, 0].numpy() * linear
     np.testing.assert_allclose(mine, jacobian_determinant(field), atol=2e-3)

@@ -20,7 +20,7 @@ from ..networks.catalog import load_model
 from ..networks.devices import choose_device, memory_guard
 from ..networks.inference import predict_maps
 from ..spatial.displacement import DisplacementField
-from ..spatial.field import compose, flatten
+from ..spatial.field import compose_displacements, displacement_from_phi
 from ..spatial.geometry import Grid, Image, Segmentation
 from ..spatial.lattice import REFINEMENT_VOXELS, linear_between, network_lattices, refinement_lattices, region_box
 from ..spatial.sampling import coverage, sample, sample_mask, smooth_for
@@ -138,7 +138,7 @@ def register(
             phi_AB, phi_BA = (phi.float().cpu() for phi in maps)
             lattices = pair.fixed_lattice, pair.moving_lattice
             forward, backward = map_both_directions(
-                flatten,
+                displacement_from_phi,
                 (phi_AB, phi_BA),
                 lattices,
                 lattices[::-1],
@@ -328,7 +328,7 @@ def _finetuned(network, pair: Pair, similarity: str, settings: Settings, step):
 def _straightened(shear: DisplacementField, grid: Grid) -> DisplacementField:
     """The same map on an orthogonal grid and a sample around it: no file format holds a sheared field."""
     grid = grid.box((-1, -1, -1), np.array(grid.size) + 1)
-    return compose(DisplacementField(np.zeros((*grid.shape, 3), np.float32), grid), shear)
+    return compose_displacements(DisplacementField(np.zeros((*grid.shape, 3), np.float32), grid), shear)
 
 
 class _Clock:

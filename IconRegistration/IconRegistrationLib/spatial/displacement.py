@@ -25,7 +25,8 @@ class DisplacementField:
     grid: where the samples lie.
 
     Beyond the outermost samples the displacement of the nearest border point holds, as in VTK and Slicer; ITK's
-    transform there gives zero. `flatten` pads the lattice so that no voxel of the fixed image meets the difference.
+    transform there gives zero. `displacement_from_phi` pads the lattice so that no voxel of the fixed image meets the
+    difference.
     """
 
     displacement: np.ndarray = field(repr=False)

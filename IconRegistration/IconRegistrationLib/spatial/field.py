@@ -19,7 +19,7 @@ from .geometry import Grid, Image, Segmentation
 from .sampling import affine_index, as_volume, inside, interpolate, interpolate_affine, nearest, slabs, voxel_to_voxel
 
 
-def flatten(
+def displacement_from_phi(
     phi,
     fixed_lattice: Grid,
     moving_lattice: Grid,
@@ -77,7 +77,7 @@ def flatten(
     return DisplacementField(result, grid)
 
 
-def compose(first: DisplacementField, second: DisplacementField) -> DisplacementField:
+def compose_displacements(first: DisplacementField, second: DisplacementField) -> DisplacementField:
     """x -> second(first(x)), sampled on the first's grid."""
     result = np.empty_like(first.displacement)
     volume = second.volume()
