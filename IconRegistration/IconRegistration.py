@@ -1,6 +1,6 @@
 """The Slicer module. It only wires: what it wires lives in IconRegistrationLib.
 
-torch and itk are imported nowhere here: the worker process has them (IconRegistrationLib/worker/serve.py),
+torch and itk are imported nowhere here: the worker process has them (IconRegistrationLib/worker),
 and the console's `IconRegistrationLogic.register` imports them when it is called.
 """
 

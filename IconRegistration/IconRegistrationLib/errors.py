@@ -47,9 +47,9 @@ def explain(error: BaseException) -> tuple[str, str]:
     if isinstance(error, (InputError, DeviceMemoryError, FolderError)):
         kinds = {"input": InputError, "memory": DeviceMemoryError}
         kind = next((kind for kind, raised in kinds.items() if isinstance(error, raised)), "folder")
-        return kind, _own_words(error)
+        return kind, words_of(error)
     if isinstance(error, (Cancelled, KeyboardInterrupt)):
-        return "cancelled", _own_words(error) or tr("Cancelled; nothing was changed.")
+        return "cancelled", words_of(error) or tr("Cancelled; nothing was changed.")
     if isinstance(error, MemoryError):
         return "memory", tr(
             "This machine ran out of memory; crop or resample the images, run fewer at a time, or use a larger one."
@@ -60,10 +60,11 @@ def explain(error: BaseException) -> tuple[str, str]:
             "pip install slicer-icon-registration.",
             package=error.name or "?",
         )
-    reason = one_line(_own_words(error)).rstrip(".") or tr("it says no more")
+    words = one_line(words_of(error))
+    reason = words if isinstance(words, Sentence) else words.rstrip(".") or tr("it says no more")
     return "unexpected", tr("Unexpected {kind}: {reason}.", kind=type(error).__name__, reason=reason)
 
 
-def _own_words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
     """Return the message of an exception; a Sentence stays one, which `str` would not let it."""
     return error.args[0] if len(error.args) == 1 and isinstance(error.args[0], Sentence) else str(error)

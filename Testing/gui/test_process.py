@@ -17,11 +17,12 @@ from slicerharness import process_until, settle
 
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.text import set_translator
 from IconRegistrationLib.ui import process
 from IconRegistrationLib.ui.process import Callbacks, LineBuffer, WorkerProcess
 from IconRegistrationLib.ui.python import private_folder, python_command, worker_environment
 from IconRegistrationLib.worker import exchange
-from IconRegistrationLib.worker.serve import PROTOCOL
+from IconRegistrationLib.worker.protocol import PROTOCOL
 from IconRegistrationLib.workflow.results import Inputs
 
 REGISTER = {"request": "register", "folder": "/nowhere"}
@@ -311,7 +312,7 @@ def test_a_program_that_is_not_there(worker_of, told, tmp_path):
         name, kind, sentence, _details = run(worker, told)
         assert (name, kind) == ("failed", "worker")
         assert "no python' cannot be run" in sentence
-        assert "choose a Python interpreter" in sentence
+        assert "choose an existing Python interpreter" in sentence
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission to execute")
@@ -555,6 +556,15 @@ def test_the_real_worker_registers(told, tmp_path):
     phantom = make_phantom(size=32)
     inputs = Inputs(phantom.fixed, phantom.moving, None, phantom.moving_segmentation)
     worker = WorkerProcess(python_command(""), worker_environment(own_python=True), told.callbacks)
+    set_translator(lambda context, template: f"<{context}: {template}>")
+    try:
+        refused = run(worker, told, {"request": "frobnicate"})
+    finally:
+        set_translator(None)
+    said = "<worker.serve: There is no request 'frobnicate'; choose one of register, "
+    assert refused[1:2] + refused[3:] == ("input", "")
+    assert refused[2].startswith(said), "the worker speaks English, the window translates"
+    del told[:]
     with private_folder(tmp_path) as folder:
         exchange.write_inputs(Path(folder) / "inputs", inputs)
         settings = {"refine": "field", "spacing": 12.0, "steps": 5, "align": "centre", "device": "cpu"}

@@ -25,7 +25,8 @@ from IconRegistrationLib.networks import catalog
 from IconRegistrationLib.networks.unet import GradICON
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.spatial.field import warp_segmentation
-from IconRegistrationLib.worker import exchange
+from IconRegistrationLib.text import Sentence, plain_sentence, set_translator, tr
+from IconRegistrationLib.worker import exchange, protocol
 from IconRegistrationLib.worker import serve as worker
 from IconRegistrationLib.workflow.pipeline import compute
 from IconRegistrationLib.workflow.results import Inputs
@@ -38,6 +39,11 @@ PATIENT = "Erika Mustermann"
 #: Parents of workers in this process. A failed test leaves its own here, for a worker whose requests end while it is
 #: at work ends the process.
 OPEN = []
+
+
+def as_shown(failed: dict) -> dict:
+    """A "failed" with its sentence as a window shows it."""
+    return {**failed, "message": Sentence.from_plain(failed["message"])}
 
 
 class Parent:
@@ -82,7 +88,7 @@ class Parent:
         seen = []
         for message in self.messages():
             seen.append(message)
-            if key in message or message.get("progress", {}).get("stage") == key:
+            if key in message or Sentence.from_plain(message.get("progress", {}).get("stage", "")) == key:
                 return seen
             assert number is None or "failed" not in message, message
 
@@ -96,7 +102,7 @@ class Parent:
         """What went wrong: the checked content of "failed"."""
         message = self.outcome(number)
         assert set(message) == {"id", "failed"}, message
-        failed = message["failed"]
+        failed = as_shown(message["failed"])
         assert set(failed) == {"kind", "message", "details"}
         assert re.fullmatch(r"[^\n]+\.", failed["message"]), "one sentence"
         return failed
@@ -189,7 +195,7 @@ def left_in(folder: Path) -> list[str]:
 
 def test_the_first_line_says_what_is_there(a_worker):
     ready = a_worker.ready
-    assert ready["protocol"] == worker.PROTOCOL
+    assert ready["protocol"] == protocol.PROTOCOL
     assert ready["pid"] == a_worker.pid
     assert ready["torch"] == torch.__version__
     assert ready["python"] == sys.version.split()[0]
@@ -274,33 +280,33 @@ def test_the_end_of_the_requests_ends_an_endless_run(a_folder):
         parent.send(id=1, request="register", folder=str(a_folder), settings=ENDLESS)
         parent.until("refinement", 1)
         parent.close()
-        assert process.wait(PATIENCE) == worker.ABANDONED
+        assert process.wait(PATIENCE) == protocol.ABANDONED
     assert not a_folder.exists(), "nobody else would remove it"
 
 
 def test_the_end_of_the_requests_ends_what_never_calls_back(a_folder):
     """As while one long operation runs in native code; what the protocol did not put there stays."""
     (a_folder / "kept").write_text("")
-    code = "import time\nfrom IconRegistrationLib.worker.serve import _own_pipes, serve\n"
+    code = "import time\nfrom IconRegistrationLib.worker.serve import own_pipes, serve\n"
     code += "def compute(inputs, settings, progress, load):\n"
     code += "    progress('asleep', 0.5); time.sleep(10 * 3600)\n"
-    with a_child(code + "serve(*_own_pipes(), compute=compute)") as (parent, process):
+    with a_child(code + "serve(*own_pipes(), compute=compute)") as (parent, process):
         parent.read()
         parent.send(id=1, request="register", folder=str(a_folder))
         parent.until("asleep", 1)
         parent.close()
-        assert process.wait(PATIENCE) == worker.ABANDONED
+        assert process.wait(PATIENCE) == protocol.ABANDONED
     assert left_in(a_folder) == ["kept"]
 
 
 def test_the_end_of_the_requests_ends_the_start():
     code = "import os, threading; from IconRegistrationLib.worker import serve as worker\n"
     code += "worker._ready = lambda: (os.write(1, b'{}\\n'), threading.Event().wait())\n"
-    code += "stdin, stdout = worker._own_pipes(); os.dup2(stdout.fileno(), 1); worker.serve(stdin, stdout)"
+    code += "stdin, stdout = worker.own_pipes(); os.dup2(stdout.fileno(), 1); worker.serve(stdin, stdout)"
     with a_child(code) as (parent, process):
         parent.read()
         parent.close()
-        assert process.wait(PATIENCE) == worker.ABANDONED
+        assert process.wait(PATIENCE) == protocol.ABANDONED
 
 
 def test_what_others_print_and_read_does_not_reach_the_protocol(tmp_path):
@@ -317,7 +323,7 @@ def compute(inputs, settings, progress, load):
     print('read', sys.stdin.readline() == os.read(0, 99) == b'' or 'nothing')
     progress('printed', 0.5)
 
-worker.serve(*worker._own_pipes(), compute=compute)
+worker.serve(*worker.own_pipes(), compute=compute)
 """
     (tmp_path / "inputs").mkdir()
     exchange.write(tmp_path / "inputs", inputs=None)
@@ -337,9 +343,9 @@ worker.serve(*worker._own_pipes(), compute=compute)
 def test_a_python_without_a_package_says_so(package):
     code = f"sys.modules['{package}'] = None; from IconRegistrationLib.worker.serve import main; sys.exit(main())"
     with a_child(code) as (parent, process):
-        failed = parent.read()["failed"]
+        failed = as_shown(parent.read()["failed"])
         assert parent.read() is None
-        assert process.wait(PATIENCE) == worker.NO_DEPENDENCIES
+        assert process.wait(PATIENCE) == protocol.NO_DEPENDENCIES
     assert failed["kind"] == "dependency"
     assert re.fullmatch(
         rf"{re.escape(sys.executable)} cannot register: .*\b{package}\b.*; install [^\n]+\.", failed["message"]
@@ -352,10 +358,11 @@ def test_a_package_that_is_too_old_is_named_with_the_version_it_takes(monkeypatc
     requests, replies = os.pipe(), os.pipe()
     os.close(requests[1])
     with os.fdopen(requests[0], "rb") as stdin, os.fdopen(replies[1], "wb") as stdout:
-        monkeypatch.setattr(worker, "_abandon", lambda request: None)  # the requests end before the worker has started
-        assert worker.serve(stdin, stdout) == worker.NO_DEPENDENCIES
+        # the requests end before the worker has started
+        monkeypatch.setattr(protocol, "_abandon", lambda request: None)
+        assert worker.serve(stdin, stdout) == protocol.NO_DEPENDENCIES
     with os.fdopen(replies[0], "rb") as from_worker:
-        failed = json.loads(from_worker.read())["failed"]
+        failed = as_shown(json.loads(from_worker.read())["failed"])
     assert failed["kind"] == "dependency"
     assert "torch 1.13.1+cu117 is too old, 2.4 or newer is needed" in failed["message"]
 
@@ -461,7 +468,7 @@ def test_progress_is_sparse_but_no_stage_is_left_out(a_folder):
 
 
 def test_signs_of_life_come_while_nothing_else_does_and_only_then(a_folder, monkeypatch):
-    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.02)
+    monkeypatch.setattr(protocol, "_SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.02)
     seen_alive = threading.Event()
 
     def silent(inputs, settings, progress, load):
@@ -525,6 +532,21 @@ def test_every_error_has_a_kind_and_a_sentence_and_no_results(a_folder, error, k
     assert left_in(a_folder) == ["inputs"]
 
 
+def test_a_sentence_is_put_together_in_the_language_of_the_window(a_folder):
+    def failing(inputs, settings, **options):
+        raise InputError(tr("{path} is empty; {remedy}.", path="a.nii", remedy=tr("choose {count} others", count=2)))
+
+    with a_thread(compute=failing) as parent:
+        parent.send(id=1, request="register", folder=str(a_folder))
+        sent = parent.outcome(1)["failed"]["message"]
+    assert Sentence.from_plain(sent) == "a.nii is empty; choose 2 others."
+    set_translator(lambda context, template: f"[{template}]")
+    try:
+        assert Sentence.from_plain(sent) == "[a.nii is empty; [choose 2 others].]"
+    finally:
+        set_translator(None)
+
+
 def test_results_that_cannot_be_written_are_not_left_half(a_folder):
     half = dataclasses.replace(some_results(), jacobian=np.array([object()]))
     with a_thread(compute=lambda *arguments, **options: half) as parent:
@@ -541,7 +563,8 @@ class Field:
 
 
 def test_after_out_of_memory_a_cheaper_plan_is_tried_once(a_folder, monkeypatch):
-    tried, held, notes = [], [], "There was not enough memory; the field is refined instead."
+    tried, held = [], []
+    note = tr("There was not enough memory for {model}; the field is refined instead.", model="unigradicon")
 
     def stand_in(inputs, settings, progress, load):
         tried.append(settings)
@@ -556,15 +579,13 @@ def test_after_out_of_memory_a_cheaper_plan_is_tried_once(a_folder, monkeypatch)
     loaded = []
     cheaper = Settings(steps=9)
     monkeypatch.setattr(catalog, "load_model", lambda *arguments, **options: loaded.append(arguments) or "network")
-    monkeypatch.setattr(
-        worker, "_cheaper", lambda settings: (cheaper, notes) if settings == Settings(steps=7) else None
-    )
+    monkeypatch.setattr(worker, "_cheaper", lambda settings: (cheaper, note) if settings == Settings(steps=7) else None)
     with a_thread(compute=stand_in) as parent:
         parent.send(id=1, request="register", folder=str(a_folder), settings={"steps": 7})
         messages = parent.until("result", 1)
     assert tried == [Settings(steps=7), cheaper]
-    assert {"id": 1, "note": notes} in messages
-    assert messages[-1]["result"] == {"notes": [notes]}
+    assert {"id": 1, "note": plain_sentence(note)} in messages
+    assert messages[-1]["result"] == {"notes": [plain_sentence(note)]}
     assert len(loaded) == 2, "the network, too, made room"
 
 

@@ -1,9 +1,9 @@
-"""The worker process seen from Slicer's window: started, fed, watched, cancelled and ended without ever waiting for it.
+"""Start, feed, watch, cancel and end the worker process from Slicer's window, without ever waiting for it.
 
     worker = WorkerProcess(python_command(""), worker_environment(own_python=True), Callbacks(result=show, failed=say))
     worker.submit({"request": "register", "folder": folder.name, "settings": {...}, "options": {...}})
 
-The protocol is described in IconRegistrationLib/worker/serve.py.
+The protocol is described in IconRegistrationLib/worker/protocol.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import qt
 import slicer
 
-from ..errors import InputError
-from ..worker.serve import PROTOCOL
+from ..errors import Cancelled, InputError, explain
+from ..text import Sentence, tr
+from ..worker.protocol import PROTOCOL
 
 #: Seconds: until a cancelled worker is killed; until one that was told to end is.
 CANCEL_SECONDS, END_SECONDS = 0.7, 1.0
@@ -27,10 +28,8 @@ CANCEL_SECONDS, END_SECONDS = 0.7, 1.0
 #: What is kept of the worker's other output: lines, and bytes of a line. Messages are shorter than a line may be.
 _LOG_LINES, _LOG_LINE, _LONGEST_LINE = 200, 500, 1 << 20
 
-#: How often one silence is looked at. A window that was busy itself sees one look pass, not all of them.
-_LOOKS = 4
-
-_CANCELLED = "Cancelled; nothing was changed."
+#: Timer ticks per silence timeout; one missed tick does not kill the worker.
+_TICKS = 4
 
 
 def _nothing(*_values) -> None:
@@ -80,9 +79,9 @@ class WorkerProcess:
         self._request: dict | None = None  # the caller's, from submit to its end
         self._at_work: int | None = None  # the id of what the child was sent and has not ended
         self._ids = 0
-        self._looks = 0
-        self._watch = _timer(self._look)
-        self._patience = _timer(self._cancel_by_force, once=True)
+        self._ticks = 0
+        self._watch = _timer(self._tick)
+        self._cancel_deadline = _timer(self._cancel_by_force, once=True)
 
     @property
     def busy(self) -> bool:
@@ -100,7 +99,8 @@ class WorkerProcess:
         Raises InputError while another request is at work.
         """
         if self.busy:
-            raise InputError(f"A {self._request['request']!r} request is at work; wait for its end or cancel it.")
+            name = repr(self._request["request"])
+            raise InputError(tr("A {name} request is at work; wait for its end or cancel it.", name=name))
         self._request = {"id": self._next_id(), **request}
         if self._child is None:
             self._start()
@@ -109,13 +109,13 @@ class WorkerProcess:
 
     def cancel(self) -> None:
         """End the request as cancelled within a second: by asking, else by killing the child."""
-        if not self.busy or self._patience.active:
+        if not self.busy or self._cancel_deadline.active:
             return
         if self._at_work != self._request["id"]:
-            self._end_request(_CANCELLED, "cancelled")
+            self._end_request(*_cancelled())
             return
         self._child.send({"id": self._at_work, "request": "cancel"})
-        self._patience.start(int(1000 * CANCEL_SECONDS))
+        self._cancel_deadline.start(int(1000 * CANCEL_SECONDS))
 
     def release(self) -> None:
         """Let an idle worker give back the GPU's memory."""
@@ -154,7 +154,7 @@ class WorkerProcess:
         """The child, which is no longer ours to listen to."""
         child, self._child, self._info, self._at_work = self._child, None, None, None
         self._watch.stop()
-        self._patience.stop()
+        self._cancel_deadline.stop()
         if child is not None:
             child.ignore()
             slicer.app.disconnect("aboutToQuit()", self._quit)
@@ -181,7 +181,7 @@ class WorkerProcess:
     # ------------------------------------------------------------------------------------------------ what it says
 
     def _take(self, message: dict) -> None:
-        self._looks = 0
+        self._ticks = 0
         if self._info is None:
             self._take_first(message)
         elif message.get("id") == self._at_work and self._at_work is not None:
@@ -190,13 +190,17 @@ class WorkerProcess:
     def _take_first(self, message: dict) -> None:
         if "failed" in message:
             failed = message["failed"]
-            self._give_up(failed["message"], failed["kind"], failed["details"])
+            self._give_up(Sentence.from_plain(failed["message"]), failed["kind"], failed["details"])
         elif "ready" in message:
             info = message["ready"]
             if info.get("protocol") != PROTOCOL:
                 self._give_up(
-                    f"{self._command[0]} runs version {info.get('version')} of IconRegistrationLib, which does not "
-                    "understand this panel; update the one that is installed there, or choose another Python."
+                    tr(
+                        "{python} runs version {version} of IconRegistrationLib, which does not understand this panel; "
+                        "update the one that is installed there, or choose another Python.",
+                        python=self._command[0],
+                        version=info.get("version"),
+                    )
                 )
                 return
             self._info = info
@@ -207,27 +211,28 @@ class WorkerProcess:
                 self._send_request()
 
     def _take_reply(self, message: dict) -> None:
-        wanted = self.busy and self._at_work == self._request["id"] and not self._patience.active
+        wanted = self.busy and self._at_work == self._request["id"] and not self._cancel_deadline.active
         if "result" in message or "failed" in message:
             self._take_end(message)
         elif "progress" in message and wanted:
-            self._callbacks.progress(message["progress"]["stage"], message["progress"]["fraction"])
+            progress = message["progress"]
+            self._callbacks.progress(Sentence.from_plain(progress["stage"]), progress["fraction"])
         elif "note" in message and wanted:
-            self._callbacks.note(message["note"])
+            self._callbacks.note(Sentence.from_plain(message["note"]))
 
     def _take_end(self, message: dict) -> None:
         """The child is free again; a cancelled request ends as cancelled, even if it came to a result."""
-        ours, cancelled = self.busy and self._at_work == self._request["id"], self._patience.active
+        ours, cancelled = self.busy and self._at_work == self._request["id"], self._cancel_deadline.active
         self._at_work = None
         self._watch.stop()
-        self._patience.stop()
+        self._cancel_deadline.stop()
         if not ours:  # a release; what was submitted meanwhile has waited for it
             self._send_request()
         elif cancelled:
-            self._end_request(_CANCELLED, "cancelled")
+            self._end_request(*_cancelled())
         elif "failed" in message:
             failed = message["failed"]
-            self._end_request(failed["message"], failed["kind"], failed["details"])
+            self._end_request(Sentence.from_plain(failed["message"]), failed["kind"], failed["details"])
         else:
             self._request = None
             self._callbacks.result(message["result"])
@@ -235,27 +240,30 @@ class WorkerProcess:
     # ------------------------------------------------------------------------------------------------ what it does not
 
     def _watch_for(self, seconds: float) -> None:
-        self._looks = 0
-        self._watch.start(int(1000 * seconds / _LOOKS))
+        self._ticks = 0
+        self._watch.start(int(1000 * seconds / _TICKS))
 
-    def _look(self) -> None:
-        self._looks += 1
-        if self._looks < _LOOKS:
+    def _tick(self) -> None:
+        self._ticks += 1
+        if self._ticks < _TICKS:
             return
         seconds = self._start_silence if self._info is None else self._silence
         self._give_up(
-            f"The worker gave no sign of life for {seconds:g} s and was ended; try again, and if it happens again, "
-            "choose another device or another Python."
+            tr(
+                "The worker gave no sign of life for {seconds:g} s and was ended; try again, and if it happens again, "
+                "choose another device or another Python.",
+                seconds=seconds,
+            )
         )
 
     def _cancel_by_force(self) -> None:
-        self._give_up(_CANCELLED, "cancelled", "")
+        self._give_up(*_cancelled(), "")
 
     def _child_ended(self, ending: _Ending) -> None:
-        cancelled, was_ready = self._patience.active, self._info is not None
+        cancelled, was_ready = self._cancel_deadline.active, self._info is not None
         child = self._forget_child()
         if cancelled:
-            self._end_request(_CANCELLED, "cancelled")
+            self._end_request(*_cancelled())
         else:
             kind, sentence = ending_sentence(ending, self._command[0], was_ready, child.last_words())
             self._end_request(sentence, kind, child.log_text())
@@ -273,24 +281,42 @@ class _Ending:
 def ending_sentence(ending: _Ending, program: str, was_ready: bool, last_words: str) -> tuple[str, str]:
     """(kind of failure, one sentence with the remedy) for a worker that ended by itself."""
     if ending.error:
-        return "worker", (
-            f"The worker cannot be started, for {program!r} cannot be run ({ending.error.rstrip('.')}); "
-            "choose a Python interpreter that is there and may be executed."
+        return "worker", tr(
+            "The worker cannot be started, because {program} cannot be run ({reason}); choose an existing Python "
+            "interpreter that may be executed.",
+            program=repr(program),
+            reason=ending.error.rstrip("."),
         )
     # 137: what a shell or another wrapper reports of a program that was killed
     killed = (ending.crashed and ending.code == 9) or ending.code == 137
     if killed and os.name == "posix":
-        return "memory", (
+        return "memory", tr(
             "The system killed the worker, most likely because the machine ran out of memory; "
             "choose a coarser spacing, a smaller region of interest or another device."
         )
-    how = f"with exit code {ending.code}"
     if ending.crashed:
-        how = f"by a crash ({_signal_name(ending.code)})"
-    said = f': "{last_words}"' if last_words else ""
+        how = tr("by a crash ({signal})", signal=_signal_name(ending.code))
+    else:
+        how = tr("with exit code {code}", code=ending.code)
+    last_words = f': "{last_words}"' if last_words else ""
     if was_ready:
-        return "worker", f"The worker ended {how} in the middle of its work{said}; try again, or choose another device."
-    return "worker", f"The worker ended {how} before it was ready{said}; choose another Python, or repair {program!r}."
+        return "worker", tr(
+            "The worker ended {how} in the middle of its work{last_words}; try again, or choose another device.",
+            how=how,
+            last_words=last_words,
+        )
+    return "worker", tr(
+        "The worker ended {how} before it was ready{last_words}; choose another Python, or repair {program}.",
+        how=how,
+        last_words=last_words,
+        program=repr(program),
+    )
+
+
+def _cancelled() -> tuple[str, str]:
+    """Return sentence and kind of a cancelled request."""
+    kind, sentence = explain(Cancelled())
+    return sentence, kind
 
 
 def _signal_name(number: int) -> str:

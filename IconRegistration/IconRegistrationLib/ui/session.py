@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import InputError
+from ..errors import InputError, explain
 from ..mrml.registration import RegistrationRequest, ResultNodes, check_outputs, inputs_from_nodes, nodes_from_results
 from ..mrml.scene import place_beside
 from ..mrml.segmentations import node_from_segmentation, segmentation_from_node
 from ..mrml.transforms import field_from_node
 from ..mrml.volumes import image_from_node
+from ..text import tr
 from ..worker import exchange
 from ..workflow.checks import check_inputs
 from ..workflow.pace import Pace
@@ -176,7 +177,9 @@ class Session:
             value = task.finish(Path(task.folder.name) if task.folder else None)
         except Exception as error:
             self._end_task()
-            sentence = str(error) if isinstance(error, InputError) else f"The result could not be used: {error}."
+            kind, sentence = explain(error)
+            if kind != "input":
+                sentence = tr("The result could not be used: {reason}", reason=sentence)
             self._listener.on_failed(sentence, traceback.format_exc(), False)
             return
         self._end_task()
@@ -186,7 +189,9 @@ class Session:
         if self._task is not None:
             self._end_task()
             if kind == "dependency" and self._worker_python:
-                sentence = f"{sentence} {instruction(self._worker_python)}"
+                sentence = tr(
+                    "{sentence} {instruction}", sentence=sentence, instruction=instruction(self._worker_python)
+                )
             self._listener.on_failed(sentence, details, kind == "cancelled")
 
     def _end_task(self) -> None:
