@@ -1,5 +1,7 @@
 """Plots: lines lie where T says, slices are true to scale and turned rightly."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,30 @@ def test_left_is_right_and_up_is_up_for_any_orientation(seed, axis):
     assert across > 0.55  # left or posterior
     assert (up > 0.55) == (world_axis != 2)  # superior is up; posterior, in an axial slice, is down
     assert (up < 0.45) == (world_axis == 2)
+
+
+FLIPS = list(itertools.product((-1, 1), repeat=3))
+
+
+@pytest.mark.parametrize("tilt", [0, 25])
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_axis_letters_are_those_of_nibabel(order, tilt):
+    """From the opposite letter to the one of nibabel.aff2axcodes, for every permutation and flip, also oblique."""
+    nibabel = pytest.importorskip("nibabel")
+    angle = np.deg2rad(tilt)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turn = turn @ np.roll(turn, (1, 1), (0, 1))  # about z, then about x
+    opposite = dict(zip("LRPAIS", "RLAPSI", strict=True))
+    for flips in FLIPS:
+        direction = turn @ np.eye(3)[:, order] * flips
+        grid = Grid.from_parts((6, 7, 8), (1.0, 2.0, 1.5), (3, 4, 5), direction)
+        codes = nibabel.aff2axcodes(np.diag([-1, -1, 1, 1]) @ grid.affine)
+        for axis in range(3):
+            axes = plot_slice(Figure().subplots(), an_image(grid), axis)
+            for label in (axes.get_xlabel(), axes.get_ylabel()):
+                towards = codes["ijk".index(label[0])]
+                assert label == f"{label[0]}, {opposite[towards]}→{towards} (mm)"
+            assert {axes.get_xlabel()[0], axes.get_ylabel()[0]} == set("ijk") - {"ijk"[axis]}
 
 
 @pytest.mark.parametrize(("edge", "expected"), [(240, 10), (100, 5), (39, 1), (600, 20), (1.2, 0.05)])

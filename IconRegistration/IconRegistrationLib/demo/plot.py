@@ -11,7 +11,8 @@ from ..spatial.displacement import DisplacementField
 from ..spatial.geometry import Grid, Image
 from ..spatial.sampling import sample
 
-_TOWARDS = ("R→L", "A→P", "I→S")  # along +x, +y, +z of LPS
+#: Letters of both ends of x, y and z of LPS, in the direction of growing coordinates.
+_ENDS = (("R", "L"), ("A", "P"), ("I", "S"))
 _LINES = {"linewidths": 0.7, "colors": "gold"}
 
 
@@ -38,6 +39,24 @@ def _world_axes(grid: Grid) -> list[int]:
         result[own] = int(world)
         closeness[world], closeness[:, own] = -1, -1
     return result
+
+
+def axis_label(grid: Grid, axis: int) -> str:
+    """Return the label of a grid's axis (0, 1, 2 = i, j, k): its name, and from where to where its mm grow.
+
+    Examples
+    --------
+    >>> axis_label(Grid.from_parts((10, 10, 10), (1, 1, 1), direction=np.diag([-1, 1, 1])), 0)
+    'i, L→R (mm)'
+    """
+    world = _world_axes(grid)[axis]
+    start, end = _ENDS[world] if _runs_forward(grid, axis) else reversed(_ENDS[world])
+    return f"{'ijk'[axis]}, {start}→{end} (mm)"
+
+
+def _runs_forward(grid: Grid, axis: int) -> bool:
+    """Return whether the grid's axis runs along its world axis of LPS, not against it."""
+    return bool(grid.direction[_world_axes(grid)[axis], axis] > 0)
 
 
 def _slice_of(image: Image, axis: int, index: int) -> np.ndarray:
@@ -74,12 +93,10 @@ def plot_slice(axes, image: Image, axis: int = 2, index: int | None = None):
         (axes.set_xlabel, axes.set_ylabel),
         strict=True,
     ):
-        world = _world_axes(grid)[a]
-        runs_forward = grid.direction[world, a] > 0
-        words = _TOWARDS[world] if runs_forward else " to ".join(reversed(_TOWARDS[world].split(" to ")))
-        set_label(f"{'ijk'[a]}, {words} (mm)")
+        set_label(axis_label(grid, a))
         # Left, posterior and superior are drawn rightwards, downwards and upwards.
-        towards_end = runs_forward != (set_limits == axes.set_ylim and world == 1)
+        downwards = set_limits == axes.set_ylim and _world_axes(grid)[a] == 1
+        towards_end = _runs_forward(grid, a) != downwards
         set_limits((start, stop) if towards_end else (stop, start))
     return axes
 
