@@ -1,11 +1,11 @@
-"""CPU workarounds: two-thread execution, freed memory kept in the process; and how much memory there is."""
+"""CPU workarounds: short waiting, two-thread execution, freed memory kept; and how much memory there is."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,6 +19,29 @@ MMAP_THRESHOLD = 2**25
 MMAP_THRESHOLD_IN_TRAINING = 46 * 2**20
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
+
+#: What OpenMP's threads do at a barrier before they sleep: libgomp counts turns of a loop, LLVM's and Intel's libraries
+#: milliseconds. Testing/benchmarks/busy.py compares them; docs/benchmarks.md has the figures.
+WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
+#: Variables by which a user chooses the waiting himself.
+_CHOSEN_BY_THE_USER = ("OMP_WAIT_POLICY", *WAITING)
+
+
+def wait_briefly(environment: MutableMapping[str, str] | None = None) -> None:
+    """Let OpenMP's threads sleep soon when they wait, if nobody has chosen how they wait.
+
+    By default they spin at every barrier for a thread that the system has put aside: one other busy process on two
+    cores then makes a registration three times slower. OpenMP reads the variables when torch loads it; a process that
+    holds torch already is not changed.
+
+    Parameters
+    ----------
+    environment : mapping of str to str, optional
+        The variables to change: those of this process unless given.
+    """
+    environment = os.environ if environment is None else environment
+    if not any(name in environment for name in _CHOSEN_BY_THE_USER):
+        environment.update(WAITING)
 
 
 def keep_freed_memory(training: bool = False) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import InputError, explain
+from ..machine import wait_briefly
 from ..text import tr
 from .commands import cohort, demo, models, propagate, register, warp
 from .compatibility import translate
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code (docs/command.md)."""
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
+    wait_briefly()
     try:
         args = build_parser().parse_args(translate(arguments))
         with _termination_as_exception():
