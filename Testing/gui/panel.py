@@ -158,7 +158,18 @@ class Panel:
     @property
     def parameters(self):
         """The parameter node; None while the page is not entered."""
-        return self.widget._parameterNode
+        return self.widget.panel.parameters
+
+    @property
+    def review(self):
+        """The ui.reviewing.Review that shows results."""
+        return self.widget.panel.review
+
+    def request(self):
+        """The RegistrationRequest that the panel makes now."""
+        from IconRegistrationLib.ui.panel_request import request_from
+
+        return request_from(self.parameters)
 
     @property
     def worker(self) -> FakeWorker:
@@ -167,7 +178,7 @@ class Panel:
 
     @property
     def busy(self) -> bool:
-        return self.widget._session.busy
+        return self.widget.panel.session.busy
 
     @property
     def status(self) -> str:

@@ -665,11 +665,11 @@ def test_all_of_it_is_kept_with_the_scene(panel, monkeypatch, tmp_path):
     pick(panel.ui.presetComboBox, "Custom weights")
     panel.ui.weightsPathLineEdit.currentPath = str(tmp_path / "mine.trch")
     panel.ui.stepsSpinBox.value = 4
-    request = panel.widget._request()
+    request = panel.request()
     panel.close()
     again = Panel(monkeypatch, tmp_path)
     try:
-        assert again.widget._request() == request
+        assert again.request() == request
         assert request.settings == Settings(steps=4, model=str(tmp_path / "mine.trch"))
         assert again.ui.weightsPathLineEdit.currentPath == str(tmp_path / "mine.trch")
         assert ticked(again.ui.fixedSegmentsList)[names[0]] is False

@@ -21,7 +21,7 @@ from IconRegistrationLib.mrml.volumes import image_from_node
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.spatial.field import warp_segmentation
 from IconRegistrationLib.spatial.geometry import flip_vectors
-from IconRegistrationLib.ui.reviewing import CARRIED_COLOR, STILL_COLOR
+from IconRegistrationLib.ui.review_controls.images import CARRIED_COLOR, STILL_COLOR
 from IconRegistrationLib.workflow.pipeline import compute
 from IconRegistrationLib.workflow.results import Inputs
 
@@ -47,7 +47,7 @@ class Reviewed:
         names = ("fixed", "moving", *(f"{side}_{kind}" for kind in ("segmentation", "landmarks") for side in SIDES))
         show(panel.scene, chosen["fixedVolume"])
         self.before = looks(panel.scene)  # and then the result is there, and shown
-        outputs = nodes_from_results(results(), panel.widget._request())
+        outputs = nodes_from_results(results(), panel.request())
         for name in without:
             panel.scene.RemoveNode(getattr(outputs, name))
         outputs = outputs_of(outputs.forward)
@@ -345,9 +345,9 @@ def test_checkerboard_and_curtain_cut_a_copy(reviewed):
 
 
 def test_flicker_changes_by_the_clock_and_stops(reviewed):
-    timer = reviewed.panel.widget._review._timer
-    timer.interval = 1
     reviewed.choose("compareComboBox", "Flicker")
+    timer = reviewed.panel.review.kept["flicker timer"]
+    timer.interval = 1
     seen = set()
 
     def both():
@@ -519,7 +519,7 @@ def test_the_linked_cursor_shows_the_corresponding_point_of_the_undeformed_scan(
 
 
 def test_the_trust_card_says_every_number_and_its_verdict(reviewed):
-    from IconRegistration import LEVEL_COLORS
+    from IconRegistrationLib.ui.status import LEVEL_COLORS
 
     table, report = reviewed.ui.trustTable, results().report
     assert table.rowCount == len(report.verdicts) + len(report.rows())
@@ -698,11 +698,13 @@ def test_leaving_keeps_what_is_looked_at_and_choosing_no_result_takes_it_away(re
     settle()
     assert layers(composite()) == shown
     assert observers(crosshair) == watched
+    timers = [kept for kept in panel.review.kept.values() if isinstance(kept, qt.QTimer)]
+    assert len(timers) == (look is look_at_the_rest)
     panel.parameters.result = None
     settle()
     assert_as_before(reviewed)
     assert observers(crosshair) == watching
-    assert not panel.widget._review._timer.isActive()
+    assert not any(timer.isActive() for timer in timers)
 
 
 def test_a_second_run_starts_from_where_the_data_was_and_is_shown_as_the_first(reviewed):

@@ -497,7 +497,7 @@ def test_the_scene_is_closed_while_a_result_is_improved(panel, monkeypatch):
     panel.register()
     panel.apply()
     shown = []
-    monkeypatch.setattr(panel.widget._review, "show", lambda *_: shown.append(1))
+    monkeypatch.setattr(panel.review, "show", lambda *_: shown.append(1))
     panel.scene.Clear(False)
     settle()
     assert not shown, "of a scene that is being closed"
@@ -883,7 +883,7 @@ def test_the_real_worker(real_panel):
         np.testing.assert_allclose(ours.displacement, theirs.displacement, atol=1e-3)
     warped = image_from_node(made["warped_volume"]).array
     np.testing.assert_allclose(warped, image_from_node(here.warped_volume).array, atol=1)
-    pid = panel.widget._session._worker.info["pid"]
+    pid = panel.widget.panel.session._worker.info["pid"]
 
     def at_work():
         """A run that would take minutes, once it refines."""
@@ -894,7 +894,7 @@ def test_the_real_worker(real_panel):
 
     before, states = ids(panel.scene), state_of([*nodes.values(), *made.values()])
     at_work()
-    assert panel.widget._session._worker.info["pid"] == pid, "the same warm process"
+    assert panel.widget.panel.session._worker.info["pid"] == pid, "the same warm process"
     start = time.monotonic()
     panel.ui.applyButton.click()
     process_until(lambda: not panel.busy, 10)
@@ -903,7 +903,7 @@ def test_the_real_worker(real_panel):
     assert panel.status == "Cancelled; nothing was changed."
 
     at_work()
-    os.kill(panel.widget._session._worker.info["pid"], signal.SIGKILL)
+    os.kill(panel.widget.panel.session._worker.info["pid"], signal.SIGKILL)
     process_until(lambda: not panel.busy, 10)
     assert is_ready(panel)
     assert "The system killed the worker" in panel.status

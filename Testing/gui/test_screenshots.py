@@ -57,7 +57,7 @@ def pixels(path) -> np.ndarray:
 
 def level(name: str) -> str:
     """The panel's colour of a verdict."""
-    from IconRegistration import LEVEL_COLORS
+    from IconRegistrationLib.ui.status import LEVEL_COLORS
 
     return LEVEL_COLORS[name]
 
@@ -156,7 +156,7 @@ def test_the_result_under_review(panel, folder, landmarks_in_views):
     pick(ui.overlayComboBox, "Local distrust [mm]")
     settle()
     distrusted = render(nodes, folder / "review_distrust.png")
-    error = vtk_to_numpy(panel.widget._review._outputs.distrust.GetImageData().GetPointData().GetScalars())
+    error = vtk_to_numpy(panel.review.nodes.distrust.GetImageData().GetPointData().GetScalars())
     assert (error > DISTRUST_LIMITS[0]).any()
     assert any((distrusted[name] != without[name]).mean() > 0.002 for name in ("Red", "Green", "Yellow"))
 

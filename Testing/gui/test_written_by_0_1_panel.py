@@ -13,6 +13,7 @@ from IconRegistrationLib.mrml.registration import outputs_of, request_of
 from IconRegistrationLib.mrml.scene import load_scene
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import choices, presets
+from IconRegistrationLib.ui.review_controls import deformation, images, overlay
 
 FILES = Path(__file__).parents[1] / "data" / "written_by_0_1"
 NODES = {
@@ -46,20 +47,20 @@ VALUES = {
     "movingResolution": False,
     "jacobian": False,
     "distrust": False,
-    "shown": choices.Shown.LIVE,
+    "shown": images.Shown.LIVE,
     "swap": True,
     "warpAmount": 60.0,
-    "comparison": choices.Comparison.CURTAIN,
+    "comparison": images.Comparison.CURTAIN,
     "blend": 30.0,
     "cells": 5.0,
-    "curtainDirection": choices.CurtainDirection.SUPERIOR_INFERIOR,
+    "curtainDirection": images.CurtainDirection.SUPERIOR_INFERIOR,
     "curtain": 20.0,
     "linkedCursor": True,
-    "deformation": choices.Deformation.GRID,
+    "deformation": deformation.Deformation.GRID,
     "deformationSpacing": 12.0,
     "lineWidth": 3,
     "deformationIn3D": True,
-    "overlay": choices.Overlay.DISTRUST,
+    "overlay": overlay.Overlay.DISTRUST,
     "outlines": True,
     "labels": '["Segment_0_1"]',
 }

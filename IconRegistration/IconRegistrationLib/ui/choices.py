@@ -14,9 +14,6 @@ from ..registration.settings import Settings
 from ..registration.similarities import SIMILARITIES
 from .presets import OF_THE_MACHINE
 
-#: What the panel's slider and its parameter call all of the deformation.
-FULL_WARP = 100.0
-
 
 class Choice(Enum):
     """A choice of one word of the library (the value's first part), shown as a text (the second)."""
@@ -82,37 +79,6 @@ class Device(Choice):
     @classmethod
     def of(cls, word: str):
         return super().of("cuda" if word == "cuda:0" else word)
-
-
-class Shown(Choice):
-    RESAMPLED = "resampled", "Resampled"
-    LIVE = "live", "Live, under the transform"
-
-
-class Comparison(Choice):
-    BLEND = "blend", "Blend"
-    CHECKERBOARD = "checkerboard", "Checkerboard"
-    FLICKER = "flicker", "Flicker"
-    CURTAIN = "curtain", "Curtain"
-
-
-class CurtainDirection(Choice):
-    RIGHT_LEFT = "R-L", "right to left"
-    ANTERIOR_POSTERIOR = "A-P", "front to back"
-    SUPERIOR_INFERIOR = "S-I", "top to bottom"
-
-
-class Deformation(Choice):
-    NONE = "none", "Hidden"
-    GRID = "grid", "Grid"
-    GLYPHS = "glyphs", "Arrows"
-    CONTOURS = "contours", "Contours"
-
-
-class Overlay(Choice):
-    NONE = "none", "None"
-    DISTRUST = "distrust", "Local distrust [mm]"
-    FOLDING = "folding", "Folding"
 
 
 #: Settings that a control of the panel holds: field -> (parameter, kind of choice or None).

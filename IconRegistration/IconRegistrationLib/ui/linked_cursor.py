@@ -14,27 +14,27 @@ STANDARD_VIEWS = ("Red", "Green", "Yellow")
 class LinkedCursor:
     """Each view of the lower row follows the crosshair to the point that corresponds; from being made until `end`.
 
-    before: what remembers the views as they were.  moving: the volume node.  forward: the transform node.
+    restore_point: remembers the views as they were.  moving: the volume node.  forward: the transform node.
     """
 
-    def __init__(self, before: review.SceneRestorePoint, moving, forward):
-        self._before, self._forward = before, forward
+    def __init__(self, restore_point: review.SceneRestorePoint, moving, forward):
+        self._restore_point, self._forward = restore_point, forward
         manager = slicer.app.layoutManager()
         self._layout = manager.layout  # the one to return to
         manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
         upper_row, self._lower = (list(map(slice_logic, names)) for names in _rows())
         for logic, upper in zip(self._lower, upper_row, strict=True):
             node, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
-            before.change(composite, "BackgroundVolumeID", moving.GetID())
-            before.change(composite, "ForegroundVolumeID", None)
-            before.change(composite, "LabelVolumeID", None)
+            restore_point.change(composite, "BackgroundVolumeID", moving.GetID())
+            restore_point.change(composite, "ForegroundVolumeID", None)
+            restore_point.change(composite, "LabelVolumeID", None)
             # Shift and the mouse move all views of a group to one point: these go to the corresponding one instead
-            before.change(node, "ViewGroup", 1)
-            before.change(node, "Orientation", upper.GetSliceNode().GetOrientation())
+            restore_point.change(node, "ViewGroup", 1)
+            restore_point.change(node, "Orientation", upper.GetSliceNode().GetOrientation())
             logic.FitSliceToBackground()
-        self._marker = review.cursor_marker(before, self._slices())
-        self._crosshair = before.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        before.change(self._crosshair, "CrosshairMode", slicer.vtkMRMLCrosshairNode.ShowBasic)
+        self._marker = review.cursor_marker(restore_point, self._slices())
+        self._crosshair = restore_point.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        restore_point.change(self._crosshair, "CrosshairMode", slicer.vtkMRMLCrosshairNode.ShowBasic)
         self._observer = self._crosshair.AddObserver(vtk.vtkCommand.ModifiedEvent, self._follow)
         self._follow()
 
@@ -42,9 +42,9 @@ class LinkedCursor:
         """The views and the layout as they were."""
         self._crosshair.RemoveObserver(self._observer)
         composites = [logic.GetSliceCompositeNode() for logic in self._lower]
-        self._before.restore(self._crosshair, *self._slices(), *composites)
-        if self._marker.GetScene() is self._before.scene:
-            self._before.remove_hidden_nodes(self._marker)
+        self._restore_point.restore(self._crosshair, *self._slices(), *composites)
+        if self._marker.GetScene() is self._restore_point.scene:
+            self._restore_point.remove_hidden_nodes(self._marker)
         slicer.app.layoutManager().setLayout(self._layout)
 
     def _follow(self, crosshair=None, event=None) -> None:
