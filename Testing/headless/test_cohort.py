@@ -27,12 +27,12 @@ from IconRegistrationLib.batch.cohort.driver import run_cohort
 from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.cohort.tally import Tally
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.folder import FolderError, output_folder
 from IconRegistrationLib.batch.pair import Pair
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import read_image, write_image
 from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.workflow.folder import FolderError, output_folder
 
 pytest.importorskip("distributed", reason="needs Dask")
 pytest.importorskip("cryptography", reason="needs cryptography")

@@ -17,7 +17,6 @@ import pytest
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch import pair as one_pair
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.folder import output_folder
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import Cancelled, DeviceMemoryError
 from IconRegistrationLib.io.images import read_image
@@ -25,6 +24,7 @@ from IconRegistrationLib.io.landmarks import read_landmarks
 from IconRegistrationLib.io.segmentations import read_segmentation
 from IconRegistrationLib.io.transforms import read_transform
 from IconRegistrationLib.workflow import pipeline
+from IconRegistrationLib.workflow.folder import output_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,6 @@ import pytest
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import build_parser, main
-from IconRegistrationLib.batch.folder import output_folder
 from IconRegistrationLib.batch.options import help_of, option_of, settings_of
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
@@ -17,6 +16,7 @@ from IconRegistrationLib.io.images import write_image
 from IconRegistrationLib.networks.cards import CARDS
 from IconRegistrationLib.registration.settings import ALIGNMENTS, SETTINGS, Settings
 from IconRegistrationLib.registration.similarities import SIMILARITIES
+from IconRegistrationLib.workflow.folder import output_folder
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_initial_mask_region_and_guide_reach_the_registration(a_phantom, a_pair,
 def test_region_is_the_box_of_the_mask(a_phantom):
     grid, array = a_phantom.fixed.grid, np.zeros(a_phantom.fixed.grid.shape, np.uint8)
     array[2:5, 3:9, 4:6] = 1
-    region = outputs.region_of(grid, array)
+    region = grid.box_around(array)
     assert region.shape == (3, 6, 2)
     np.testing.assert_allclose(region.origin, grid.to_world((4, 3, 2)))
 

@@ -1,4 +1,4 @@
-"""The folder of results: written whole or not at all, and what is in it."""
+"""Add the scene and the pictures to a folder of results, and list what is in it."""
 
 from __future__ import annotations
 
@@ -9,44 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from ..spatial.geometry import index_range
+from ..workflow.outputs import FILES, files_in, write_values
 
 if TYPE_CHECKING:
     from ..spatial.geometry import Grid
     from ..workflow.results import Inputs, Results
 
-#: Every file that a run may write, and what it is.
-FILES = {
-    "pictures/before.png": "fixed and moving as they were: both outlines of every structure in its colour",
-    "pictures/after.png": "fixed and warped, with the deformation grid and the outlines of both",
-    "pictures/grid.png": "the deformation without its linear part: the moving space's grid on the fixed image",
-    "scene.mrb": "drop it on 3D Slicer: both images, the moving one under the live transform, and all that follows",
-    "report.txt": "how good it is, to read",
-    "report.json": "the same for programs, with the provenance",
-    "report.csv": "the same for a spreadsheet",
-    "warped.nii.gz": "the moving image on the fixed image's grid",
-    "warped_fine.nii.gz": "the moving image in the fixed image's box, at its own resolution",
-    "warped_segmentation.seg.nrrd": "the moving segmentation on the fixed image's grid",
-    "warped_landmarks.mrk.json": "the moving landmarks in the fixed image",
-    "transform.nii.gz": "fixed -> moving, a displacement image: put MOVING data under it in Slicer",
-    "transform.h5": "the same as an ITK transform",
-    "inverse.nii.gz": "moving -> fixed",
-    "inverse.h5": "the same as an ITK transform",
-    "row.json": "what a cohort knows of the pair",
-    "inputs/fixed.nii.gz": "the phantom in one breathing state",
-    "inputs/moving.nii.gz": "the phantom in the other",
-    "inputs/fixed.seg.nrrd": "its structures",
-    "inputs/moving.seg.nrrd": "its structures",
-    "inputs/fixed.mrk.json": "its landmarks",
-    "inputs/moving.mrk.json": "its landmarks",
-}
-
 #: Window and level in HU that show soft tissue.
 _SOFT_TISSUE = (400, 40)
-
-
-def files_in(folder: Path) -> list[str]:
-    """Those of `FILES` that are there."""
-    return [name for name in FILES if (folder / name).is_file()]
 
 
 def list_files(folder: Path, notes: Iterable[str]) -> str:
@@ -70,27 +41,8 @@ def write_inputs(folder: Path, inputs: Inputs) -> None:
 
 
 def write_results(folder: Path, inputs: Inputs, results: Results, *, scene=True, pictures=True) -> list[str]:
-    """Everything that `FILES` names and there is. Returns what was left out and why, a sentence each."""
-    from ..io.images import write_image
-    from ..io.landmarks import write_landmarks
-    from ..io.segmentations import write_segmentation
-    from ..io.transforms import write_field
-
-    registration = results.registration
-    for name, field in (("transform", registration.forward), ("inverse", registration.backward)):
-        write_field(field, folder / f"{name}.nii.gz")
-        write_field(field, folder / f"{name}.h5")
-    write_image(results.warped, folder / "warped.nii.gz")
-    if results.warped_fine is not None:
-        write_image(results.warped_fine, folder / "warped_fine.nii.gz")
-    if results.warped_segmentation is not None:
-        write_segmentation(results.warped_segmentation, folder / "warped_segmentation.seg.nrrd")
-    if results.warped_landmarks is not None:
-        write_landmarks(results.warped_landmarks, folder / "warped_landmarks.mrk.json")
-    results.report.write_json(folder / "report.json")
-    results.report.write_csv(folder / "report.csv")
-    (folder / "report.txt").write_text(results.report.table() + "\n", encoding="utf-8")
-
+    """Write everything that `FILES` names and there is; return what was left out and why, a sentence each."""
+    write_values(folder, results)
     notes = []
     steps = ([_write_grid_picture] if pictures else []) + ([_write_scene] if scene or pictures else [])
     for step in steps:
@@ -143,20 +95,8 @@ def centre_of_interest(inputs: Inputs) -> np.ndarray:
     if segmentation is not None:
         inside = np.any([layer != 0 for layer in segmentation.layers], axis=0)
         if inside.any():
-            return segmentation.grid.to_world(_box(inside).mean(axis=0))
+            return segmentation.grid.to_world(index_range(inside).mean(axis=0))
     return inputs.fixed.grid.centre
-
-
-def region_of(grid: Grid, array: np.ndarray) -> Grid:
-    """The part of `grid` that holds every voxel of `array` [k, j, i] that is not 0."""
-    low, high = _box(array != 0)
-    return grid.box(low, high + 1)
-
-
-def _box(inside: np.ndarray) -> np.ndarray:
-    """(2, 3): first and last (i, j, k) where `inside` [k, j, i] is set."""
-    spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in (2, 1, 0)]
-    return np.array(spans).T
 
 
 def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pictures: bool) -> None:

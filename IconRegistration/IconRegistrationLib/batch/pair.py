@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..registration.settings import Settings
-from .outputs import region_of, write_results
+from .outputs import write_results
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,7 +158,7 @@ def read_inputs(pair: Pair) -> Inputs:
         return inputs
     mask = read_image(pair.region)
     checks.check_mask(mask, fixed)
-    return Inputs(**{**vars(inputs), "region": region_of(mask.grid, mask.array)})
+    return Inputs(**{**vars(inputs), "region": mask.grid.box_around(mask.array)})
 
 
 def _read_linear(path: str) -> np.ndarray:

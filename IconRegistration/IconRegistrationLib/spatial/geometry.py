@@ -36,6 +36,20 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ affine[:3, :3].T + affine[:3, 3]
 
 
+def index_range(inside: np.ndarray) -> np.ndarray:
+    """Return the first and the last (i, j, k), int [2, 3], at which `inside` [k, j, i] is not 0; it must be somewhere.
+
+    Examples
+    --------
+    >>> inside = np.zeros((4, 5, 6), bool)
+    >>> inside[1:3, 2, 3:] = True
+    >>> index_range(inside).tolist()
+    [[3, 2, 1], [5, 2, 2]]
+    """
+    spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in (2, 1, 0)]
+    return np.array(spans).T
+
+
 @dataclass(frozen=True)
 class Grid:
     """A regular lattice in space.
@@ -157,6 +171,11 @@ class Grid:
         affine = self.affine.copy()
         affine[:3, 3] = self.to_world(low)
         return Grid(tuple(reversed([int(n) for n in high - low])), affine)
+
+    def box_around(self, array: np.ndarray) -> Grid:
+        """Return the part that holds every voxel of `array` [k, j, i] that is not 0; there must be one."""
+        low, high = index_range(array != 0)
+        return self.box(low, high + 1)
 
     def padded(self, margin: float) -> Grid:
         """With as many further samples on every side as reach `margin` mm."""

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...networks.catalog import checked_weights
+from ...workflow.folder import FolderError, clear_remains, trouble
 from ...workflow.pace import duration
-from ..folder import FolderError, clear_remains, trouble
 from ..pair import Outputs, check_settings, register_pair
 from ..progress import CohortProgress
 from . import cluster

@@ -28,7 +28,7 @@ from ...io.itk_images import SERIES_SEPARATOR
 from ...io.writing import sha256_of
 from ...networks import catalog
 from ...text import english, one_line
-from ..folder import check_folder, written_whole
+from ...workflow.folder import check_folder, written_whole
 from ..pair import Outputs, Pair, register_pair
 from .entries import Entry
 from .table import whole

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import InputError
+from ...workflow.folder import FolderError
 from ..cohort.cluster import ClusterError
 from ..cohort.driver import run_cohort
 from ..cohort.entries import Entry, everywhere
 from ..cohort.selection import add_entries, entries_of
 from ..cohort.tally import Tally
-from ..folder import FolderError
 from ..options import add_outputs, add_settings, outputs_of, settings_of
 from ..pair import Outputs
 from ..progress import CohortProgress

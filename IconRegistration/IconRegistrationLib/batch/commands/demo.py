@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..folder import check_folder, output_folder
+from ...workflow.folder import check_folder, output_folder
 from ..outputs import list_files, write_inputs, write_results
 from ..progress import Progress
 

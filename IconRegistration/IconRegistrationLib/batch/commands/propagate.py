@@ -18,10 +18,10 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...registration.settings import Settings
+from ...workflow.folder import FolderError, trouble
 from ..cohort.entries import Entry, everywhere
 from ..cohort.ids import names_of
 from ..cohort.job import ROW, read_row, write_row
-from ..folder import FolderError, trouble
 from ..options import add_settings, settings_of
 from ..pair import Outputs, Pair, check_files
 from .cohort import add_execution, check_execution, run_entries

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ...errors import InputError
-from ..folder import check_folder, output_folder
+from ...workflow.folder import check_folder, output_folder
+from ...workflow.outputs import files_in
 from ..options import add_outputs, add_settings, outputs_of, settings_of
-from ..outputs import files_in, list_files
+from ..outputs import list_files
 from ..pair import ROLES, Pair, check_files, check_settings, compute_pair, read_inputs, register_pair
 from ..progress import Progress
 
