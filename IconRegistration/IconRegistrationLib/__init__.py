@@ -3,7 +3,7 @@
 Its rooms, from the ground up. A room imports only the rooms above it in this list
 (``Testing/headless/test_import_rules.py`` reads every import, also under TYPE_CHECKING, and enforces it):
 
-- ``text``, ``errors``, ``machine``   what everybody may use
+- ``text``, ``errors``, ``plain``, ``machine``   what everybody may use
 - ``spatial``        geometry, displacement fields, sampling, lattices: values and arithmetic in mm
 - ``io``             files to values and back
 - ``networks``       ICON-family networks: architecture, inference, model cards, weights, devices

@@ -83,7 +83,7 @@ def literals() -> list[str]:
                 parts = [p.value if isinstance(p, ast.Constant) else ANYTHING for p in node.values]
                 found.append("".join(parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
+                found.append(re.sub(r"\{\w+(![rs])?(:[^{}]*)?\}", ANYTHING, node.value))  # the placeholders of `tr`
     return found
 
 

@@ -25,6 +25,7 @@ HEAVY = {
 FLOORS = (
     "text",
     "errors",
+    "plain",
     "machine",
     "spatial",
     "io",

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
+from ..plain import to_plain
 from ..quality.report import Report
 from ..registration.settings import Settings
 from ..spatial.geometry import Image
@@ -271,7 +272,7 @@ def _remember_outputs(outputs: ResultNodes) -> None:
         node = getattr(outputs, name)
         if name != "forward":
             forward.SetNodeReferenceID(f"IconRegistration.output.{name}", node.GetID() if node is not None else None)
-    forward.SetAttribute(REPORT_ATTRIBUTE, json.dumps(asdict(replace(outputs.report, provenance={}))))
+    forward.SetAttribute(REPORT_ATTRIBUTE, json.dumps(to_plain(replace(outputs.report, provenance={}))))
 
 
 def _remember(node, request: RegistrationRequest) -> None:

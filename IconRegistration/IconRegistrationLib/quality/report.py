@@ -6,15 +6,14 @@ quality/measures.py measures it. No torch here: Slicer's own process shows repor
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from ..io.writing import replacing, writable
+from ..plain import from_plain, to_plain
 from .values import Change, Deformation, LandmarkQuality, SegmentQuality, Similarity, mean_change, pair_of
 from .verdicts import Verdict
 
@@ -140,13 +139,13 @@ class Report:
 
     @classmethod
     def from_plain(cls, plain: dict) -> Report:
-        """The inverse of `dataclasses.asdict`, exact: NaN, infinities and all."""
-        return _rebuilt(cls, plain)
+        """Make a report of what `plain.to_plain` or `dataclasses.asdict` made of it; NaN and infinity stay."""
+        return from_plain(cls, plain)
 
     def to_dict(self) -> dict:
         """Nested, with nothing that JSON lacks: NaN and infinity become None."""
         d = self.deformation
-        return _plain(
+        return to_plain(
             {
                 "similarity": {name: vars(change) for name, change in vars(self.similarity).items()},
                 "segments": {
@@ -176,7 +175,8 @@ class Report:
                 },
                 "verdicts": [vars(v) for v in self.verdicts],
                 "provenance": self.provenance,
-            }
+            },
+            strict=True,
         )
 
     def write_json(self, path) -> None:
@@ -193,17 +193,6 @@ class Report:
             for row in self.rows():
                 values = ["" if v is None or not math.isfinite(v) else repr(float(v)) for v in (row.before, row.after)]
                 writer.writerow([row.group, row.name, row.measure, row.unit, *values])
-
-
-def _rebuilt(kind, plain):
-    """A value of the annotation `kind` from what `dataclasses.asdict` (and JSON, which has no tuples) made of it."""
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(**{name: _rebuilt(hints[name], value) for name, value in plain.items()})
-    if get_origin(kind) is tuple:
-        element = get_args(kind)[0]  # all elements of our tuples have one type
-        return tuple(_rebuilt(element, value) for value in plain)
-    return plain
 
 
 def _worst_dice_first(segment: SegmentQuality) -> float:
@@ -227,18 +216,3 @@ def _text(value: float | None, width: int) -> str:
     if not math.isfinite(value):
         return f"{'-' if math.isnan(value) else 'inf':>{width}}"
     return f"{value:>{width}.4g}"
-
-
-def _plain(value):
-    """Only what JSON has: dict, list, str, int, float, bool, None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, bool, type(None))) else str(value)

@@ -16,11 +16,13 @@ import numpy as np
 
 from ..errors import InputError
 from ..io.writing import replacing
+from ..plain import from_plain
 from ..quality.report import Report
 from ..registration.result import Registration
 from ..registration.settings import Settings
 from ..spatial.displacement import DisplacementField
 from ..spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from ..text import Sentence
 from ..workflow.results import Inputs, Results
 
 INDEX = "index.json"
@@ -106,6 +108,8 @@ def read(folder, *, mapped: bool = False) -> dict:
 
 def _plain(value, arrays: list[np.ndarray]):
     """`value` as JSON has it; its arrays are appended to `arrays` and stand in it as their places in that list."""
+    if isinstance(value, Sentence):
+        return {"Sentence": value.to_plain()}
     if isinstance(value, Report):
         return {"Report": _plain(dataclasses.asdict(value), arrays)}
     if type(value).__name__ in _KINDS:
@@ -137,7 +141,9 @@ def _value(plain, folder: Path, mapped: bool):
     if kind == "dict":
         return {_value(key, folder, mapped): _value(item, folder, mapped) for key, item in content}
     if kind == "Report":
-        return Report.from_plain(_value(content, folder, mapped))
+        return from_plain(Report, _value(content, folder, mapped))
+    if kind == "Sentence":
+        return Sentence.from_plain(content)
     return _KINDS[kind](**{name: _value(item, folder, mapped) for name, item in content.items()})
 
 
