@@ -54,13 +54,15 @@ def _clusters():
         yield _Clusters(stack, start)
 
 
-@pytest.fixture
-def one_cluster(_clusters, monkeypatch):
+@pytest.fixture(scope="module")
+def one_cluster(_clusters):
     """Lend one cluster to all cohorts: where what is tested is not the cluster itself.
 
     Its workers have one thread each, however many the machine has: results depend on them in their last bits.
     """
     from IconRegistrationLib.batch.cohort import cluster
 
-    monkeypatch.setattr(cluster, "_cores", lambda: 1)
-    monkeypatch.setattr(cluster, "local_cluster", _clusters.lend)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "_cores", lambda: 1)
+        patch.setattr(cluster, "local_cluster", _clusters.lend)
+        yield

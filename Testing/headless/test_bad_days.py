@@ -141,17 +141,12 @@ def a_study(images, tmp_path):
     return Study(tmp_path, images)
 
 
-UNDISTURBED = {}
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def undisturbed(images, one_cluster, tmp_path_factory):
-    """Displacements that a run without any fault gives, by pair and file; made once."""
-    if not UNDISTURBED:
-        study = Study(tmp_path_factory.mktemp("undisturbed"), images)
-        assert study.run().done == len(PAIRS)
-        UNDISTURBED.update(displacements(study))
-    return UNDISTURBED
+    """Displacements that a run without any fault gives, by pair and file."""
+    study = Study(tmp_path_factory.mktemp("undisturbed"), images)
+    assert study.run().done == len(PAIRS)
+    return displacements(study)
 
 
 def displacements(study) -> dict[tuple[str, str], np.ndarray]:

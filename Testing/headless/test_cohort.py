@@ -560,7 +560,7 @@ def threads_of_torch():
 def test_nobody_else_can_speak_to_the_cluster():
     from distributed import Client
 
-    with cluster.local_cluster(cluster.Workers(1, 1)) as client:
+    with local_cluster(cluster.Workers(1, 1)) as client:
         address = client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
         assert set(client.run(threads_of_torch).values()) == {1}

@@ -13,11 +13,12 @@ import time
 import itk
 import numpy as np
 import pytest
+from phantoms import phantom
+from waiting import PATIENCE
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch import pair as one_pair
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import Cancelled, DeviceMemoryError
 from IconRegistrationLib.io.images import read_image
 from IconRegistrationLib.io.landmarks import read_landmarks
@@ -31,25 +32,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def a_phantom():
-    return make_phantom(size=28)
+    return phantom(28)
 
 
 @pytest.fixture(scope="module")
-def inputs(a_phantom, tmp_path_factory):
+def inputs(phantom_files):
     """The folder with fixed.nii.gz, moving.nii.gz, *.seg.nrrd and *.mrk.json."""
-    folder = tmp_path_factory.mktemp("pair")
-    outputs.write_inputs(folder, pipeline.Inputs(*[getattr(a_phantom, name) for name in INPUT_NAMES]))
-    return folder / "inputs"
+    return phantom_files
 
 
-INPUT_NAMES = (
-    "fixed",
-    "moving",
-    "fixed_segmentation",
-    "moving_segmentation",
-    "fixed_landmarks",
-    "moving_landmarks",
-)
 QUICK = ["--align", "rigid", "--steps", "4", "--spacing", "10"]
 
 
@@ -319,7 +310,7 @@ from IconRegistrationLib.batch.commands import register
 def write(folder, *_, **__):
     (folder / "transform.nii.gz").write_text("half of it")
     print("ready", flush=True)
-    time.sleep(120)
+    time.sleep(1000)
 sys.modules["IconRegistrationLib.workflow.pipeline"] = types.SimpleNamespace(compute=lambda *_, **__: None)
 sys.modules["IconRegistrationLib.networks.catalog"] = types.SimpleNamespace(load_model=None)
 register.check_files = register.check_settings = pair.read_inputs = lambda *_: None
@@ -348,7 +339,7 @@ def a_stoppable_run(inputs, tmp_path):
 def test_a_signal_clears_everything_away(a_stoppable_run, tmp_path, sent, code):
     assert len(left_in(tmp_path)) == 1
     a_stoppable_run.send_signal(getattr(signal, sent))
-    _, err = a_stoppable_run.communicate(timeout=60)
+    _, err = a_stoppable_run.communicate(timeout=PATIENCE)
     assert a_stoppable_run.returncode == code
     assert "nothing was changed" in err.splitlines()[-1]
     assert "Traceback" not in err

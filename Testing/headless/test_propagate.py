@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from phantoms import phantom
 
 from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import build_parser, main
 from IconRegistrationLib.batch.commands import propagate
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import read_image
 from IconRegistrationLib.io.segmentations import read_segmentation
@@ -20,7 +20,7 @@ pytest.importorskip("distributed", reason="needs dask and distributed")
 QUICK = ["--align", "rigid", "--steps", "4", "--spacing", "12", "--no-pictures", "--workers", "1"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "one_cluster")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     """Both sides of a phantom are atlases; what gets labels are other breathing states of other sizes."""
     folder = tmp_path_factory.mktemp("data")
     for name, size in (("a", 28), ("b", 30)):
-        outputs.write_inputs(folder, make_phantom(size=size).inputs)
+        outputs.write_inputs(folder, phantom(size).inputs)
         (folder / "inputs").rename(folder / name)
     return folder
 
@@ -40,7 +40,7 @@ def words(data, out, *more, atlases=2, images=("b/fixed.nii.gz",)):
 
 
 @pytest.fixture(scope="module")
-def a_run(data, tmp_path_factory):
+def a_run(data, one_cluster, tmp_path_factory):
     """The folder of a run of two atlases on two images."""
     out = tmp_path_factory.mktemp("run") / "out"
     assert main(words(data, out, "--agreement", images=("b/fixed.nii.gz", "b/moving.nii.gz"))) == 0

@@ -22,9 +22,7 @@ import pytest
 import torch
 
 import IconRegistrationLib
-from IconRegistrationLib.batch import outputs
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.networks import catalog
 from IconRegistrationLib.networks import download as downloads
@@ -121,12 +119,9 @@ def by_torch_before_zip(content, path):
 
 
 @pytest.fixture(scope="module")
-def a_pair(tmp_path_factory):
+def a_pair(phantom_files):
     """The folder of a small phantom's files."""
-    folder = tmp_path_factory.mktemp("pair")
-    phantom = make_phantom(size=28)
-    outputs.write_inputs(folder, phantom.inputs)
-    return folder / "inputs"
+    return phantom_files
 
 
 def register(a_pair, out, *more):
@@ -334,6 +329,7 @@ def a_dicom_series(folder: Path, seed: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_nothing_of_a_patients_header_is_said_or_written(tmp_path):
     """In no output, no log, no error; by a process of its own, in which ITK's libraries print what they like."""
     series = [a_dicom_series(tmp_path / side, seed) for seed, side in enumerate(("fixed", "moving"), 1)]
