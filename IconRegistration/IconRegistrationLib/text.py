@@ -108,7 +108,7 @@ def english(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return `text` without line breaks and repeated spaces; a Sentence stays one.
+    r"""Return `text` without line breaks and repeated spaces; a Sentence stays one.
 
     Examples
     --------
