@@ -17,7 +17,6 @@ from IconRegistrationLib.io.transforms import read_transform, write_field
 from IconRegistrationLib.spatial.displacement import DisplacementField
 from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
 
-itk = pytest.importorskip("itk")
 nibabel = pytest.importorskip("nibabel")
 sitk = pytest.importorskip("SimpleITK")
 
@@ -235,7 +234,7 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(itk, "imwrite", fail)
+    monkeypatch.setattr(sitk, "WriteImage", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         write_image(an_image(np.float32), path)
     assert path.read_bytes() == before

@@ -99,7 +99,7 @@ def check_files(paths: Iterable[str]) -> None:
 
 def is_there(path: str) -> bool:
     """Whether a file exists, or the folder of a "folder::UID"."""
-    from ..io.itk_images import SERIES_SEPARATOR
+    from ..io.paths import SERIES_SEPARATOR
 
     return os.path.exists(os.path.expanduser(path.partition(SERIES_SEPARATOR)[0]))
 

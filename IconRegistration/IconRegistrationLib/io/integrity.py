@@ -1,4 +1,4 @@
-"""Check that a file holds all the voxels that its header promises, undamaged."""
+"""Check that an image file holds all the voxels that its header promises, undamaged."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ import numpy as np
 from ..errors import InputError
 from ..machine import physical_memory
 from ..spatial.geometry import Grid
-from .writing import _BLOCK
+from ..text import tr
+from .sitk_images import ImageFile, header_fields
+from .writing import BLOCK
 
-#: zlib's word for: a zlib or a gzip stream, as its first bytes say.
+#: zlib's code of either a zlib or a gzip stream, as its first bytes say.
 _ZLIB_OR_GZIP = 47
 
 #: NIfTI's codes of voxel types with one value -> numpy's.
@@ -43,50 +45,75 @@ class _Stored:
     floats: np.dtype | None = None
 
 
-def _check_voxels(path: Path, io) -> None:
-    """Raises InputError for what ITK reads over without a word: voxels that are missing (a truncated NIfTI) or fail
-    their checksum (all that is compressed), and NaN, which become 0 in NIfTI files. And for what no memory holds.
+def check_voxels(file: ImageFile) -> None:
+    """Check that all voxels of an image file are there, and that memory holds them.
+
+    ITK says nothing of voxels that are missing (a truncated NIfTI) or fail their checksum (all that is compressed), nor
+    of NaN, which becomes 0 in NIfTI files.
+
+    Raises
+    ------
+    InputError
+        If voxels are missing or damaged, are not a number, or do not fit into this machine's memory.
     """
-    there, needed = physical_memory(), int(io.GetImageSizeInBytes())
-    if there is not None and needed > there:
+    path, memory = file.path, physical_memory()
+    if memory is not None and file.bytes > memory:
         raise InputError(
-            f"The header of {path} promises {needed / 2**30:.0f} GiB of voxels and this machine has "
-            f"{there / 2**30:.0f} GiB of memory; repair the header, or crop the image."
+            tr(
+                "The header of {path} promises {needed:.0f} GiB of voxels and this machine has {memory:.0f} GiB of "
+                "memory; repair the header, or crop the image.",
+                path=path,
+                needed=file.bytes / 2**30,
+                memory=memory / 2**30,
+            )
         )
     with _damage(path):
-        stored = _stored(path, io)
+        stored = _stored(file)
         if stored is None:
             return
-        needed = int(io.GetImageSizeInComponents()) * stored.itemsize
+        needed = file.values * stored.itemsize
         held, wrong = _held(stored, needed)
     if held < needed:
-        raise InputError(f"{path} is truncated: {held} of {needed} bytes of its voxels are there; copy it again.")
+        raise InputError(
+            tr(
+                "{path} is truncated: {held} of {needed} bytes of its voxels are there; copy it again.",
+                path=path,
+                held=held,
+                needed=needed,
+            )
+        )
     if wrong:
         raise InputError(
-            f"{path} has {wrong} voxels that are not a number (NaN or infinite); replace them, for instance by the "
-            "background value."
+            tr(
+                "{path} has {count} voxels that are not a number (NaN or infinite); replace them, for instance by the "
+                "background value.",
+                path=path,
+                count=wrong,
+            )
         )
 
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """What Python says of a damaged file as InputError."""
+    """Raise Python's exceptions at a damaged file as InputError."""
     try:
         yield
     except InputError:
         raise
     except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
-        raise InputError(f"{path} cannot be read ({error}); is it damaged? Copy it again.") from error
+        raise InputError(
+            tr("{path} cannot be read ({reason}); is it damaged? Copy it again.", path=path, reason=str(error))
+        ) from error
 
 
 def _held(stored: _Stored, needed: int) -> tuple[int, int]:
-    """(bytes of voxels that are there, up to `needed` or a little more; how many of them are not a number)."""
+    """Count the existing bytes of voxels, up to `needed` or a little more, and those that are not a number."""
     if not stored.packed and stored.floats is None:
         return max(stored.path.stat().st_size - stored.start, 0), 0
     held, wrong, rest = -stored.ahead, 0, b""
     with open(stored.path, "rb") as file:
         file.seek(stored.start)
-        for block in _inflated(file) if stored.packed else iter(lambda: file.read(_BLOCK), b""):
+        for block in _inflated(file) if stored.packed else iter(lambda: file.read(BLOCK), b""):
             fresh = block[max(-held, 0) :][: max(needed - max(held, 0), 0)]
             held += len(block)
             if stored.floats is not None:
@@ -100,30 +127,33 @@ def _held(stored: _Stored, needed: int) -> tuple[int, int]:
 
 
 def _inflated(file) -> Iterator[bytes]:
-    """The blocks of a zlib stream, or of gzip members one after the other. Raises zlib.error, also for a wrong
-    checksum, and EOFError where it ends too early."""
+    """Unpack a zlib stream, or gzip members one after the other, block by block.
+
+    Raises zlib.error, also for a wrong checksum, and EOFError where it ends too early.
+    """
     stream = zlib.decompressobj(_ZLIB_OR_GZIP)
-    while packed := file.read(_BLOCK):
+    while packed := file.read(BLOCK):
         while packed:
             if stream.eof:
                 if packed[:1] != b"\x1f":  # padding
                     return
                 stream = zlib.decompressobj(_ZLIB_OR_GZIP)
-            yield stream.decompress(packed, _BLOCK)
+            yield stream.decompress(packed, BLOCK)
             packed = stream.unconsumed_tail or stream.unused_data
     yield stream.flush()
     if not stream.eof:
         raise EOFError("the compressed voxels end too early")
 
 
-def _stored(path: Path, io) -> _Stored | None:
-    """None for formats and encodings in which ITK notices itself what is missing, or which are not known here."""
-    if io.GetNameOfClass() == "NiftiImageIO":
+def _stored(image: ImageFile) -> _Stored | None:
+    """Find the voxels; None for formats and encodings in which ITK itself notices what is missing, or unknown ones."""
+    path = image.path
+    if image.format == "NiftiImageIO":
         return _stored_nifti(path)
-    if io.GetNameOfClass() not in ("NrrdImageIO", "MetaImageIO"):
+    if image.format not in ("NrrdImageIO", "MetaImageIO") or image.dtype is None:
         return None
     with open(path, "rb") as file:
-        fields = _header_fields(file)
+        fields = header_fields(file)
         start = file.tell()
     packed = fields.get("encoding") in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
     if not packed or {"line skip", "byte skip", "lineskip", "byteskip", "headersize"} & set(fields):
@@ -133,16 +163,7 @@ def _stored(path: Path, io) -> _Stored | None:
         path, start = path.parent / elsewhere, 0
         if not path.is_file():  # a list or a pattern of files, or ITK says it
             return None
-    return _Stored(path, start, True, io.GetComponentSize())
-
-
-def _header_fields(file) -> dict[str, str]:
-    """The lines "key: value" of an NRRD or "key = value" of a MetaImage; leaves `file` where the header ends."""
-    fields = {}
-    while "elementdatafile" not in fields and (line := file.readline(_BLOCK).decode("latin-1").strip()):
-        key, _, value = line.partition("=" if re.match(r"\w+\s*=", line) else ":")
-        fields.setdefault(key.strip().lower(), value.strip())
-    return fields
+    return _Stored(path, start, True, image.dtype.itemsize)
 
 
 def _stored_nifti(path: Path) -> _Stored:
@@ -158,7 +179,10 @@ def _stored_nifti(path: Path) -> _Stored:
 
 @dataclass(frozen=True)
 class _NiftiHeader:
-    """What ITK does not tell. start: byte of the first voxel.  dtype: of the values as stored.  sform: (3, 4), RAS."""
+    """The fields that ITK does not tell.
+
+    start: byte of the first voxel.  dtype: of the values as stored.  sform: (3, 4), voxel (i, j, k) -> mm, RAS.
+    """
 
     start: int
     dtype: np.dtype
@@ -167,13 +191,13 @@ class _NiftiHeader:
 
 
 def _nifti_header(path: Path) -> _NiftiHeader:
-    """Of NIfTI's first version (ITK reads no second), or of Analyze, from which it descends. Raises struct.error."""
+    """Read a header of NIfTI's first version (ITK reads no second) or of Analyze, its ancestor. Raises struct.error."""
     path = path.with_name(re.sub(r"\.img(\.gz)?$", r".hdr\1", path.name, flags=re.IGNORECASE))
     with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
         header = file.read(348)
     order = next((order for order in "<>" if struct.unpack(order + "i", header[:4])[0] == 348), None)
     if order is None:
-        raise InputError(f"{path} has no valid length of its NIfTI header; copy it again.")
+        raise InputError(tr("{path} has no valid length of its NIfTI header; copy it again.", path=path))
 
     def field(kind: str, place: int) -> tuple:
         return struct.unpack_from(order + kind, header, place)
@@ -188,17 +212,28 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _refuse_sheared_nifti(path: Path, grid: Grid, io) -> None:
-    """Where ITK had to straighten the sform: no corner may have moved by more than half a voxel."""
-    if not getattr(io, "GetSFORM_Permissive", lambda: False)():
+def refuse_sheared_nifti(file: ImageFile, grid: Grid) -> None:
+    """Refuse a NIfTI whose sform ITK had to straighten by more than half a voxel at a corner of `grid`.
+
+    Raises
+    ------
+    InputError
+    """
+    if not file.is_straightened:
         return
-    affine = np.vstack([_nifti_header(path).sform, [0, 0, 0, 1]])
+    path, affine = file.path, np.vstack([_nifti_header(file.path).sform, [0, 0, 0, 1]])
     affine[:2] *= -1  # RAS -> LPS
     if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise InputError(f"{path} has a singular sform {affine[:3, :3].tolist()}; repair the header.")
+        raise InputError(
+            tr("{path} has a singular sform {sform}; repair the header.", path=path, sform=str(affine[:3, :3].tolist()))
+        )
     moved = float(np.linalg.norm(Grid(grid.shape, affine).corners() - grid.corners(), axis=1).max())
     if moved > grid.spacing.min() / 2:
         raise InputError(
-            f"{path} has a sform whose axes are not at right angles (straightening it moves a corner by {moved:.1f} mm)"
-            " and no qform; resample it to a rectangular grid."
+            tr(
+                "{path} has a sform whose axes are not at right angles (straightening it moves a corner by "
+                "{moved:.1f} mm) and no qform; resample it to a rectangular grid.",
+                path=path,
+                moved=moved,
+            )
         )

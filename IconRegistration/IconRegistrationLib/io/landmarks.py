@@ -4,45 +4,73 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
 from ..spatial.geometry import Landmarks, flip_vectors
-from .itk_images import _existing, _stem
+from ..text import tr
+from .paths import existing_path, stem_of
 from .writing import replacing, writable
 
 
-def read_landmarks(path) -> Landmarks:
-    """Points of Slicer's .mrk.json and .fcsv, of a .csv, or of a legacy ASCII .vtk; mm, LPS.
+def read_landmarks(path: str | os.PathLike[str]) -> Landmarks:
+    """Read points with labels (mm, LPS); points without a position are omitted.
 
-    .csv: a header line with "label" and either "l,p,s", "r,a,s" (Slicer's table export) or "x,y,z" (LPS).
-    .vtk: taken as LPS, labelled "1", "2", ... in order. Points without a position are left out. Raises InputError.
+    Parameters
+    ----------
+    path : str or path-like
+        Slicer's .mrk.json or .fcsv; a .csv with a header line of "label" and either "l,p,s", "r,a,s" (Slicer's table
+        export) or "x,y,z" (LPS); or a legacy ASCII .vtk, taken as LPS and labelled "1", "2", ... in order.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or holds no landmark with a finite position.
     """
-    path, _ = _existing(path)
+    found, _ = existing_path(path)
     readers = {".json": _points_of_json, ".fcsv": _points_of_fcsv, ".csv": _points_of_csv, ".vtk": _points_of_vtk}
-    reader = readers.get(path.suffix.lower())
+    reader = readers.get(found.suffix.lower())
     if reader is None:
-        raise InputError(f"{path} is no list of landmarks; give .mrk.json, .fcsv, .csv or .vtk.")
+        raise InputError(tr("{path} is not a list of landmarks; give .mrk.json, .fcsv, .csv or .vtk.", path=found))
     try:
-        labels, points = reader(path)
+        labels, points = reader(found)
         points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
     except InputError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error, OSError) as error:
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise InputError(f"{path} cannot be read as landmarks ({reason}); export it again from Slicer.") from error
+        raise InputError(
+            tr(
+                "{path} cannot be read as landmarks ({error}: {reason}); export it again from Slicer.",
+                path=found,
+                error=type(error).__name__,
+                reason=str(error)[:200],
+            )
+        ) from error
     if not len(points):
-        raise InputError(f"{path} holds no landmark with a position; place at least one.")
+        raise InputError(tr("{path} holds no landmark with a position; place at least one.", path=found))
     if not np.isfinite(points).all():
-        raise InputError(f"{path}: landmark {labels[int(np.argmin(np.isfinite(points).all(1)))]!r} is not finite.")
-    return Landmarks(points, tuple(labels), _stem(path))
+        label = labels[int(np.argmin(np.isfinite(points).all(1)))]
+        raise InputError(
+            tr("{path}: landmark {label} is not finite; place it again or delete it.", path=found, label=repr(label))
+        )
+    return Landmarks(points, tuple(labels), stem_of(found))
 
 
-def write_landmarks(landmarks: Landmarks, path) -> None:
-    """Slicer's .mrk.json, a point list in LPS."""
+def write_landmarks(landmarks: Landmarks, path: str | os.PathLike[str]) -> None:
+    """Write Slicer's .mrk.json, a point list in LPS.
+
+    Raises
+    ------
+    InputError
+        If the type of the file is unknown or its folder does not exist.
+    OSError
+        If the disk does not take it.
+    """
     path = writable(path, (".mrk.json",))
     points = [
         {"id": str(n + 1), "label": label, "position": [float(c) for c in point], "positionStatus": "defined"}
@@ -55,26 +83,28 @@ def write_landmarks(landmarks: Landmarks, path) -> None:
         partial.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _to_lps(points, system: str) -> np.ndarray:
-    """From Slicer's names of coordinate systems: words, or 0 and 1 in older files."""
-    points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+def _to_lps(points: Sequence, system: str) -> np.ndarray:
+    """Convert points (n, 3) from the coordinate system of Slicer's name: a word, or 0 or 1 in older files."""
+    array = np.asarray(points, dtype=np.float64).reshape(-1, 3)
     if system.upper() in ("LPS", "1"):
-        return points
+        return array
     if system.upper() in ("RAS", "0"):
-        return flip_vectors(points)
+        return flip_vectors(array)
     raise ValueError(f"coordinate system {system!r}")
 
 
-def _points_of_json(path: Path):
+def _points_of_json(path: Path) -> tuple[list[str], np.ndarray]:
     markups = json.loads(path.read_text(encoding="utf-8-sig"))["markups"]
     if len(markups) != 1:
-        raise InputError(f"{path} holds {len(markups)} markups; give a file with one point list.")
+        raise InputError(
+            tr("{path} holds {count} markups; give a file with one point list.", path=path, count=len(markups))
+        )
     points = [p for p in markups[0]["controlPoints"] if p.get("positionStatus", "defined") == "defined"]
     labels = [str(p.get("label", n + 1)) for n, p in enumerate(points)]
     return labels, _to_lps([p["position"] for p in points], str(markups[0].get("coordinateSystem", "RAS")))
 
 
-def _points_of_fcsv(path: Path):
+def _points_of_fcsv(path: Path) -> tuple[list[str], np.ndarray]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     header = dict(line[1:].split("=", 1) for line in lines if line.startswith("#") and "=" in line)
     header = {key.strip(): value.strip() for key, value in header.items()}
@@ -85,26 +115,29 @@ def _points_of_fcsv(path: Path):
     return labels, _to_lps([row[first : first + 3] for row in rows], header.get("CoordinateSystem", "RAS"))
 
 
-def _points_of_csv(path: Path):
+def _points_of_csv(path: Path) -> tuple[list[str], np.ndarray]:
     rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     rows = [{key.strip().lower(): value for key, value in row.items() if key} for row in rows]
     rows = [row for row in rows if row.get("defined", "1") not in ("0", "False", "false")]
     axes = next((a for a in ("lps", "ras", "xyz") if rows and all(c in rows[0] for c in a)), None)
     if axes is None:
         raise InputError(
-            f"{path} needs a header line with the columns label,l,p,s or label,r,a,s and at least one row."
+            tr(
+                "{path} needs a header line with the columns label,l,p,s or label,r,a,s and at least one row.",
+                path=path,
+            )
         )
     labels = [row.get("label") or str(n + 1) for n, row in enumerate(rows)]
     return labels, _to_lps([[row[c] for c in axes] for row in rows], "RAS" if axes == "ras" else "LPS")
 
 
-def _points_of_vtk(path: Path):
+def _points_of_vtk(path: Path) -> tuple[list[str], np.ndarray]:
     if b"\nASCII" not in path.read_bytes()[:512]:
-        raise InputError(f"{path} is no legacy ASCII .vtk file; convert the points to .mrk.json.")
+        raise InputError(tr("{path} is not a legacy ASCII .vtk file; convert the points to .mrk.json.", path=path))
     text = path.read_text(encoding="ascii", errors="replace")
     match = re.search(r"^POINTS\s+(\d+)\s+\w+\s", text, re.MULTILINE)
     if match is None:
-        raise InputError(f"{path} holds no POINTS; convert the points to .mrk.json.")
+        raise InputError(tr("{path} holds no POINTS; convert the points to .mrk.json.", path=path))
     count = int(match[1])
     numbers = text[match.end() :].split()[: 3 * count]
     points = np.array(numbers, dtype=np.float64).reshape(count, 3)

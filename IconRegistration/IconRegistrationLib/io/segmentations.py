@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from pathlib import Path
 
@@ -10,37 +11,55 @@ import numpy as np
 
 from ..errors import InputError
 from ..spatial.geometry import Image, Segment, Segmentation
-from .images import _open, read_image, write_image
-from .integrity import _check_voxels
-from .itk_images import _COMPONENTS, _existing, _grid_of, _itk_errors, _stem
+from ..text import tr
+from .images import read_image, write_image
+from .integrity import check_voxels
+from .paths import existing_path, stem_of
+from .sitk_images import ImageFile, grid_of, open_image
 from .writing import replacing, writable
 
 #: More distinct values than any atlas has: an image, not a label map.
 MOST_LABELS = 5000
 
 
-def read_segmentation(path) -> Segmentation:
-    """A .seg.nrrd of Slicer with its names, colours, terminology and layers, or any label map ("label N").
+def read_segmentation(path: str | os.PathLike[str]) -> Segmentation:
+    """Read a segmentation of Slicer or a label map.
 
-    Raises InputError for an image that is no label map.
+    Parameters
+    ----------
+    path : str or path-like
+        A .seg.nrrd with its names, colours, terminology and layers, or any label map, whose segments are named
+        "label N".
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or an image that is not a label map.
     """
-    path, _ = _existing(path)
-    if path.name.lower().endswith(".nrrd"):
-        io = _open(path)
-        if any(key == "Segment0_ID" or key == "Segment0_Name" for key in _metadata(io)):
-            return _read_seg_nrrd(path, io)
+    found, _ = existing_path(path)
+    if found.name.lower().endswith(".nrrd"):
+        file = open_image(found)
+        if not {"Segment0_ID", "Segment0_Name"}.isdisjoint(file.metadata):
+            return _read_seg_nrrd(file)
     image = read_image(path)
-    _refuse_unlabelled(image, path)
+    _refuse_unlabelled(image, found)
     labels = image.array
     if labels.dtype.kind == "f":
         labels = labels.astype(np.int32)
     return Segmentation.from_labels(Image(labels, image.grid, image.name))
 
 
-def write_segmentation(segmentation: Segmentation, path) -> None:
-    """.seg.nrrd keeps everything; .nii.gz, .nrrd or .mha is a label map (InputError where segments overlap).
+def write_segmentation(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
+    """Write a segmentation: .seg.nrrd keeps everything, .nii.gz, .nrrd or .mha is a label map.
 
     Label values stay as they are, or become 1..N where two layers use the same value.
+
+    Raises
+    ------
+    InputError
+        If segments overlap, which a label map cannot hold, or where `write_image` raises it.
+    OSError
+        If the disk does not take it.
     """
     if Path(path).name.lower().endswith(".seg.nrrd"):
         _write_seg_nrrd(segmentation, path)
@@ -51,42 +70,40 @@ def write_segmentation(segmentation: Segmentation, path) -> None:
 def _refuse_unlabelled(image: Image, path: Path) -> None:
     array = image.array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.array_equal(array, np.rint(array))):
-        raise InputError(f"{path} is no label map: it holds values that are not whole numbers; give a segmentation.")
+        raise InputError(
+            tr("{path} is not a label map: it holds values that are not whole numbers; give a segmentation.", path=path)
+        )
     if array.size and array.min() < 0:
-        raise InputError(f"{path} is no label map: it holds {array.min()}; labels are 0 (background) and above.")
+        raise InputError(
+            tr(
+                "{path} is not a label map: it holds {lowest}; labels are 0 (background) and above.",
+                path=path,
+                lowest=array.min(),
+            )
+        )
     if array.size and array.max() > MOST_LABELS and (n := len(np.unique(array))) > MOST_LABELS:
-        raise InputError(f"{path} is no label map: it holds {n} different values; give a segmentation.")
+        raise InputError(
+            tr("{path} is not a label map: it holds {count} different values; give a segmentation.", path=path, count=n)
+        )
 
 
-def _metadata(io) -> dict[str, str]:
-    dictionary = io.GetMetaDataDictionary()
-    keys = [key for key in dictionary.GetKeys() if key.startswith("Segment") and key.isascii()]
-    # bytes that are no UTF-8 become lone surrogates, which no file of ours could hold
-    return {key: _readable(dictionary[key]) for key in keys if isinstance(dictionary[key], str)}
+def _segment_fields(metadata: dict[str, str]) -> dict[str, str]:
+    """Return the header's fields of segments, bytes that are no UTF-8 replaced: no file of ours could hold them."""
+    fields = {key: text for key, text in metadata.items() if key.startswith("Segment")}
+    return {key: text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for key, text in fields.items()}
 
 
-def _readable(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _read_seg_nrrd(file: ImageFile) -> Segmentation:
+    import SimpleITK as sitk
 
+    path, components = file.path, file.components
+    check_voxels(file)
+    image = file.read(tr("a segmentation"))
+    values = sitk.GetArrayViewFromImage(image).reshape((*image.GetSize()[::-1], components))
+    layer_type = values.dtype if values.dtype in (np.uint8, np.int16, np.uint16) else np.dtype(np.int32)
+    layers = tuple(np.array(values[..., c], layer_type, order="C") for c in range(components))
 
-def _read_seg_nrrd(path: Path, io) -> Segmentation:
-    import itk
-
-    components = io.GetNumberOfComponents()
-    pixel = {"uint8": itk.UC, "int16": itk.SS, "uint16": itk.US}.get(
-        _COMPONENTS.get(io.GetComponentTypeAsString(io.GetComponentType()), ""), itk.D
-    )
-    _check_voxels(path, io)
-    with _itk_errors(path, "a segmentation"):
-        reader = itk.ImageFileReader[itk.VectorImage[pixel, 3]].New(FileName=str(path), ImageIO=io)
-        reader.Update()
-    image = reader.GetOutput()
-    values = itk.array_from_image(image).reshape((*itk.array_view_from_image(image).shape[:3], components))
-    if pixel == itk.D:
-        values = values.astype(np.int32)
-    layers = tuple(np.ascontiguousarray(values[..., c]) for c in range(components))
-
-    fields = _metadata(io)
+    fields = _segment_fields(file.metadata)
     numbers = sorted({int(m[1]) for key in fields if (m := re.match(r"Segment(\d{1,6})_", key))})
     segments = []
     for n in numbers:
@@ -94,17 +111,29 @@ def _read_seg_nrrd(path: Path, io) -> Segmentation:
         try:
             segments.append(_segment(n, entry))
         except ValueError as error:
-            raise InputError(f"{path}: segment {n} cannot be read ({error}); save it again from Slicer.") from None
+            raise InputError(
+                tr(
+                    "{path}: segment {number} cannot be read ({reason}); save it again from Slicer.",
+                    path=path,
+                    number=n,
+                    reason=str(error),
+                )
+            ) from None
         if not 0 <= segments[-1].layer < components:
             raise InputError(
-                f"{path}: segment {segments[-1].name!r} is in layer {segments[-1].layer}, but the file has "
-                f"{components}; save it again from Slicer."
+                tr(
+                    "{path}: segment {name} is in layer {layer}, but the file has {count}; save it again from Slicer.",
+                    path=path,
+                    name=repr(segments[-1].name),
+                    layer=segments[-1].layer,
+                    count=components,
+                )
             )
-    return Segmentation(layers, tuple(segments), _grid_of(image), _stem(path))
+    return Segmentation(layers, tuple(segments), grid_of(image), stem_of(path))
 
 
 def _segment(n: int, entry: dict[str, str]) -> Segment:
-    """The n-th segment of a .seg.nrrd. Raises ValueError."""
+    """Make the n-th segment of a .seg.nrrd of its fields. Raises ValueError."""
     color = tuple(float(c) for c in entry.get("Color", "0.5 0.5 0.5").split()[:3])
     if len(color) != 3 or not all(0 <= c <= 1 for c in color):
         raise ValueError(f"its colour is {entry['Color']!r}")
@@ -118,8 +147,8 @@ def _segment(n: int, entry: dict[str, str]) -> Segment:
     )
 
 
-def _write_seg_nrrd(segmentation: Segmentation, path) -> None:
-    """NRRD as Slicer's segmentation storage node writes it: layers along a "list" axis, segments as key:=value lines.
+def _write_seg_nrrd(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
+    """Write NRRD as Slicer does: layers along a "list" axis, segments as key:=value lines.
 
     Written here because ITK writes several layers as a vector image, which Slicer does not take for layers.
     """
@@ -169,22 +198,25 @@ def _write_seg_nrrd(segmentation: Segmentation, path) -> None:
 
 
 def _one_line(text: str) -> str:
-    """NRRD's escapes: a value ends with its line."""
+    """Escape as NRRD does, where a value ends with its line."""
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _one_layer(segmentation: Segmentation) -> np.ndarray:
-    """All segments in one label map [k, j, i]."""
+    """Merge all segments into one label map [k, j, i]."""
     values = [s.value for s in segmentation.segments]
     if len(set(values)) < len(values):
-        values = range(1, len(values) + 1)
+        values = list(range(1, len(values) + 1))
     labels = np.zeros(segmentation.grid.shape, np.int32 if max(values, default=0) >= 2**15 else np.int16)
     for segment, value in zip(segmentation.segments, values, strict=True):
         mask = segmentation.mask(segment)
         if labels[mask].any():
             raise InputError(
-                f"{segmentation.name}: segment {segment.name!r} overlaps another, which a label map cannot hold; "
-                "write .seg.nrrd."
+                tr(
+                    "{segmentation}: segment {name} overlaps another, which a label map cannot hold; write .seg.nrrd.",
+                    segmentation=segmentation.name,
+                    name=repr(segment.name),
+                )
             )
         labels[mask] = value
     return labels

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..spatial.geometry import Grid
 
 #: Bytes that are read, or unpacked, at once.
-_BLOCK = 1 << 22
+BLOCK = 1 << 22
 
 
 def writable(path, suffixes: tuple[str, ...], grid: Grid | None = None, name: str = "") -> Path:
@@ -43,6 +43,6 @@ def sha256_of(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
+            while block := file.read(BLOCK):
                 digest.update(block)
     return digest.hexdigest()

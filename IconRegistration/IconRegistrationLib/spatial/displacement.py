@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from ..text import tr
 from .geometry import Grid
 
 if TYPE_CHECKING:
+    import SimpleITK
     import torch
 
 
@@ -100,6 +102,52 @@ class DisplacementField:
             result[slab] = self.displacement[slab] + _affine_on(np.eye(4) - inverse, self.grid, slab)
         return DisplacementField(result, self.grid.moved(inverse))
 
+    def to_sitk(self) -> SimpleITK.DisplacementFieldTransform:
+        """Convert to SimpleITK's transform of fixed points to moving points, which holds its own copy."""
+        import SimpleITK as sitk
+
+        image = sitk.Cast(sitk.GetImageFromArray(self.displacement, isVector=True), sitk.sitkVectorFloat64)
+        image.SetSpacing(self.grid.spacing.tolist())
+        image.SetOrigin(self.grid.origin.tolist())
+        image.SetDirection(self.grid.direction.ravel().tolist())
+        return sitk.DisplacementFieldTransform(image)
+
+    @classmethod
+    def from_sitk(cls, transform: SimpleITK.Transform, grid: Grid | None = None) -> DisplacementField:
+        """Sample a transform of SimpleITK.
+
+        Parameters
+        ----------
+        transform : SimpleITK.Transform
+            Maps fixed points to moving points (mm, LPS).
+        grid : Grid, optional
+            Where to sample it. Without one a displacement-field transform gives its own samples as they are.
+
+        Raises
+        ------
+        InputError
+            If any other transform comes without a grid.
+        """
+        import SimpleITK as sitk
+
+        transform = transform.Downcast()
+        if grid is None:
+            if not hasattr(transform, "GetDisplacementField"):
+                raise _no_lattice(transform.GetName())
+            image = transform.GetDisplacementField()
+            direction = np.reshape(image.GetDirection(), (3, 3))
+            grid = Grid.from_parts(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction)
+        else:
+            image = sitk.TransformToDisplacementField(
+                transform,
+                sitk.sitkVectorFloat32,
+                grid.size,
+                grid.origin.tolist(),
+                grid.spacing.tolist(),
+                grid.direction.ravel().tolist(),
+            )
+        return cls(sitk.GetArrayViewFromImage(image).astype(np.float32), grid)
+
     def to_itk(self):
         """itk.DisplacementFieldTransform[itk.D, 3], which maps fixed points to moving points; holds its own copy."""
         import itk
@@ -126,9 +174,7 @@ class DisplacementField:
 
         if grid is None:
             if not hasattr(transform, "GetDisplacementField"):
-                raise InputError(
-                    f"A {type(transform).__name__} has no lattice of its own; give the grid to sample it on."
-                )
+                raise _no_lattice(type(transform).__name__)
             image = transform.GetDisplacementField()
             direction = itk.array_from_matrix(image.GetDirection())
             size = itk.size(image)
@@ -144,6 +190,10 @@ class DisplacementField:
             sampler.Update()
             image = sampler.GetOutput()
         return cls(itk.array_view_from_image(image).astype(np.float32), grid)
+
+
+def _no_lattice(name: str) -> InputError:
+    return InputError(tr("A {name} has no lattice of its own; give the grid to sample it on.", name=name))
 
 
 def _affine_on(matrix: np.ndarray, grid: Grid, slab: slice) -> np.ndarray:

@@ -116,26 +116,24 @@ def warp_image(image: Image, field: DisplacementField, target: Grid, order: int 
 
 
 def _warp_spline(image: Image, field: DisplacementField, target: Grid, outside: float) -> np.ndarray:
-    """ITK's cubic B-spline interpolation, [k, j, i] float32."""
-    import itk
+    """Interpolate by ITK's cubic B-splines: [k, j, i] float32."""
+    import SimpleITK as sitk
 
-    moving = itk.image_from_array(np.ascontiguousarray(image.array, dtype=np.float32))
-    moving.SetSpacing(image.grid.spacing)
-    moving.SetOrigin(image.grid.origin)
-    moving.SetDirection(itk.matrix_from_array(np.ascontiguousarray(image.grid.direction)))
-    interpolator = itk.BSplineInterpolateImageFunction[type(moving), itk.D, itk.F].New()
-    interpolator.SetSplineOrder(3)
-    warped = itk.resample_image_filter(
+    moving = sitk.GetImageFromArray(np.asarray(image.array, dtype=np.float32))
+    moving.SetSpacing(image.grid.spacing.tolist())
+    moving.SetOrigin(image.grid.origin.tolist())
+    moving.SetDirection(image.grid.direction.ravel().tolist())
+    warped = sitk.Resample(
         moving,
-        transform=field.to_itk(),
-        interpolator=interpolator,
-        size=target.size,
-        output_spacing=target.spacing,
-        output_origin=target.origin,
-        output_direction=itk.matrix_from_array(np.ascontiguousarray(target.direction)),
-        default_pixel_value=float(outside),
+        target.size,
+        field.to_sitk(),
+        sitk.sitkBSpline3,
+        target.origin.tolist(),
+        target.spacing.tolist(),
+        target.direction.ravel().tolist(),
+        float(outside),
     )
-    return itk.array_from_image(warped)
+    return sitk.GetArrayFromImage(warped)
 
 
 def in_type_of(image: Image, warped: Image) -> Image:

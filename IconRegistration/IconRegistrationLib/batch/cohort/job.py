@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ...errors import InputError, explain
-from ...io.itk_images import SERIES_SEPARATOR
+from ...io.paths import SERIES_SEPARATOR
 from ...io.writing import sha256_of
 from ...networks import catalog
 from ...text import english, one_line

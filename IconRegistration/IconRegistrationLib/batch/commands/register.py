@@ -82,8 +82,7 @@ def _single_files(args: argparse.Namespace, inputs: Iterable[str]) -> dict[Path,
 
     Raises InputError for one that cannot be written, or that is an input.
     """
-    from ...io.images import write_image
-    from ...io.itk_images import IMAGE_SUFFIXES
+    from ...io.images import IMAGE_SUFFIXES, write_image
     from ...io.transforms import TRANSFORM_SUFFIXES, write_field
     from ...io.writing import writable
 

@@ -71,7 +71,7 @@ def _warp_landmarks(args: argparse.Namespace) -> None:
 
 
 def _warp_segmentation(args: argparse.Namespace) -> None:
-    from ...io.itk_images import IMAGE_SUFFIXES
+    from ...io.images import IMAGE_SUFFIXES
     from ...io.segmentations import read_segmentation, write_segmentation
     from ...io.writing import writable
     from ...spatial.field import warp_segmentation
@@ -82,8 +82,7 @@ def _warp_segmentation(args: argparse.Namespace) -> None:
 
 
 def _warp_labels(args: argparse.Namespace) -> None:
-    from ...io.images import read_image, write_image
-    from ...io.itk_images import IMAGE_SUFFIXES
+    from ...io.images import IMAGE_SUFFIXES, read_image, write_image
     from ...io.writing import writable
     from ...spatial.field import warp_labels
 
@@ -93,8 +92,7 @@ def _warp_labels(args: argparse.Namespace) -> None:
 
 
 def _warp_image(args: argparse.Namespace) -> None:
-    from ...io.images import read_image, write_image
-    from ...io.itk_images import IMAGE_SUFFIXES
+    from ...io.images import IMAGE_SUFFIXES, read_image, write_image
     from ...io.writing import writable
     from ...registration.checks import check_image
     from ...registration.intensity import background_value
@@ -117,7 +115,7 @@ def _field_and_grid(args: argparse.Namespace):
     grid = read_image(args.reference).grid
     transform = read_transform(args.transform)
     has_samples = hasattr(transform, "GetDisplacementField")
-    return DisplacementField.from_itk(transform, None if has_samples else grid), grid
+    return DisplacementField.from_sitk(transform, None if has_samples else grid), grid
 
 
 def _label_method(args: argparse.Namespace) -> str:
