@@ -39,7 +39,7 @@ class Computer:
 
     def __init__(self):
         self.packages = {"numpy": NUMPY, "scipy": "1.14.1"}
-        self.works = {"torch": "2.13.0", "itk": "5.4.7"}
+        self.works = {"torch": "2.13.0", "SimpleITK": "2.5.7"}
         self.calls = []
         self.fails = self.fails_at_the_end = None
         self.extension_installs = True
@@ -121,11 +121,11 @@ def ensure(ask, said=None):
 
 
 def test_the_needs_are_torch_and_the_requirements_file(tmp_path, monkeypatch):
-    assert dependencies.needed_packages() == ["torch>=2.4", "itk>=5.4", "scipy>=1.13"]
+    assert dependencies.needed_packages() == ["torch>=2.4", "SimpleITK>=2.4", "scipy>=1.13"]
     file = tmp_path / "requirements.txt"
-    file.write_text("# why\n\nitk>=5.4  # because\nscipy\n")
+    file.write_text("# why\n\nSimpleITK>=2.4  # because\nscipy\n")
     monkeypatch.setattr(dependencies, "REQUIREMENTS", file)
-    assert dependencies.needed_packages() == [dependencies.TORCH, "itk>=5.4", "scipy"]
+    assert dependencies.needed_packages() == [dependencies.TORCH, "SimpleITK>=2.4", "scipy"]
 
 
 def test_the_package_asks_for_the_same_versions():
@@ -136,13 +136,13 @@ def test_the_package_asks_for_the_same_versions():
 
 
 def test_what_is_missing_and_what_is_in_the_way(computer):
-    computer.packages |= {"itk": "5.3.0", "torch": "2.4.0+cu121"}
+    computer.packages |= {"SimpleITK": "2.3.1", "torch": "2.4.0+cu121"}
     (problem,) = dependencies.missing(dependencies.needed_packages())
-    assert (problem.name, problem.needed, problem.found) == ("itk", "itk>=5.4", "5.3.0")
-    assert str(problem) == "itk>=5.4 (5.3.0 is installed)"
-    assert 'slicer.util.pip_install("itk>=5.4")' in problem.fix
+    assert (problem.name, problem.needed, problem.found) == ("SimpleITK", "SimpleITK>=2.4", "2.3.1")
+    assert str(problem) == "SimpleITK>=2.4 (2.3.1 is installed)"
+    assert 'slicer.util.pip_install("SimpleITK>=2.4")' in problem.fix
     computer.packages["torch"] = "1.13.1"
-    torch, _itk = dependencies.missing(dependencies.needed_packages())
+    torch, _simpleitk = dependencies.missing(dependencies.needed_packages())
     assert torch.found == "1.13.1"
     assert "PyTorch Utils" in torch.fix
 
@@ -166,10 +166,10 @@ def test_one_question_then_torch_first_and_numpy_pinned(computer):
     ensure(ask, said)
     assert computer.calls == [
         (("installTorch", False, None, ">=2.4"), f"numpy=={NUMPY}\n"),
-        (("pip_ensure", ["itk>=5.4"], False, False, "ICON Registration"), f"numpy=={NUMPY}\n"),
+        (("pip_ensure", ["SimpleITK>=2.4"], False, False, "ICON Registration"), f"numpy=={NUMPY}\n"),
     ]
     (question,) = ask.questions
-    for part in ("torch>=2.4 (not installed)", "itk>=5.4 (not installed)", f"numpy {NUMPY} is kept", "pypi.org"):
+    for part in ("torch>=2.4 (not installed)", "SimpleITK>=2.4 (not installed)", f"numpy {NUMPY} is kept", "pypi.org"):
         assert part in question
     assert "Replaced" not in question
     assert len(said) == 2
@@ -178,22 +178,30 @@ def test_one_question_then_torch_first_and_numpy_pinned(computer):
     assert "PIP_CONSTRAINT" not in os.environ
 
 
-def test_what_is_replaced_is_said(computer):
-    computer.packages |= {"itk": "5.3.0", "torch": "2.13.0"}
+def test_slicer_which_brings_simpleitk_is_asked_for_torch_alone(computer):
+    computer.packages["SimpleITK"] = "2.5.2"
     ask = Asker(True)
     ensure(ask)
-    assert "Replaced, also for other extensions: itk 5.3.0." in ask.questions[0]
+    assert [call[0] for call, _constraints in computer.calls] == ["installTorch"]
+    assert "SimpleITK" not in ask.questions[0]
+
+
+def test_what_is_replaced_is_said(computer):
+    computer.packages |= {"SimpleITK": "2.3.1", "torch": "2.13.0"}
+    ask = Asker(True)
+    ensure(ask)
+    assert "Replaced, also for other extensions: SimpleITK 2.3.1." in ask.questions[0]
     assert [call[0] for call, _constraints in computer.calls] == ["pip_ensure"]
 
 
 def test_slicer_5_10_has_only_pip_install(computer, monkeypatch):
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
     ensure(Asker(True))
-    assert computer.calls[1] == (("pip_install", ["itk>=5.4"]), f"numpy=={NUMPY}\n")
+    assert computer.calls[1] == (("pip_install", ["SimpleITK>=2.4"]), f"numpy=={NUMPY}\n")
 
 
 def test_a_no_installs_nothing(computer):
-    with pytest.raises(InputError, match=r"needs torch>=2.4 .* and itk>=5.4 .*; press Apply again"):
+    with pytest.raises(InputError, match=r"needs torch>=2.4 .* and SimpleITK>=2.4 .*; press Apply again"):
         ensure(Asker(False))
     assert computer.calls == []
 
@@ -216,7 +224,7 @@ def test_a_failed_installation_is_one_sentence_with_the_remedy(computer, error):
     assert "PyTorch Utils" in text
     assert "another Python" in text
     assert "\n" not in text
-    assert len(computer.calls) == 1, "itk is not tried any more"
+    assert len(computer.calls) == 1, "SimpleITK is not tried any more"
     assert "PIP_CONSTRAINT" not in os.environ
 
 
@@ -230,8 +238,8 @@ def test_what_slicer_itself_cannot_load_may_serve_the_worker(computer, caplog):
 
 def test_an_installation_that_brings_nothing_is_noticed(computer):
     """In Slicer's testing mode pip_ensure returns without having done anything."""
-    del computer.works["itk"]
-    with pytest.raises(InputError, match=r"there is still no itk>=5.4 \(not installed\); run slicer"):
+    del computer.works["SimpleITK"]
+    with pytest.raises(InputError, match=r"there is still no SimpleITK>=2.4 \(not installed\); run slicer"):
         ensure(Asker(True))
 
 
@@ -264,10 +272,10 @@ def test_an_extension_that_cannot_be_installed(without_extension):
         ensure(Asker(True))
 
 
-def test_no_extension_is_needed_for_itk_alone(without_extension):
+def test_no_extension_is_needed_for_simpleitk_alone(without_extension):
     without_extension.packages["torch"] = "2.13.0"
     ensure(Asker(True))
-    assert without_extension.packages["itk"] == "5.4.7"
+    assert without_extension.packages["SimpleITK"] == "2.5.7"
 
 
 def test_another_installer_can_take_the_place(computer):
@@ -309,7 +317,7 @@ def test_real_pip_obeys_the_constraint(tmp_path, monkeypatch):
 def test_what_to_type_for_another_python(tmp_path):
     assert dependencies.instruction("conda run -n icon python") == (
         "Run this in a terminal and press Apply again: conda run -n icon python -m pip install "
-        '"torch>=2.4" "itk>=5.4" "scipy>=1.13"'
+        '"torch>=2.4" "SimpleITK>=2.4" "scipy>=1.13"'
     )
     python = tmp_path / "my env" / "python"
     python.parent.mkdir()

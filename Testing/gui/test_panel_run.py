@@ -296,7 +296,8 @@ def test_a_result_that_cannot_be_read(panel, popups):
 
 def test_missing_packages_of_another_python(panel, tmp_path):
     panel.choose_phantom(*VOLUMES)
-    said = "python3 cannot register: No module named 'torch'; install torch and itk for it, or choose another Python."
+    said = "python3 cannot register: No module named 'torch'; install torch and SimpleITK for it, "
+    said += "or choose another Python."
     python = tmp_path / "python3"
     python.touch()
     for text in (str(python), ""):

@@ -552,7 +552,7 @@ def test_a_private_folder_is_private_and_leftovers_go(tmp_path):
 def test_the_real_worker_registers(told, tmp_path):
     """A small phantom through folders and pipes; then the child ends when it is told to."""
     pytest.importorskip("torch", reason="needs torch")
-    pytest.importorskip("itk", reason="needs itk")
+    pytest.importorskip("SimpleITK", reason="needs SimpleITK")
     phantom = make_phantom(size=32)
     inputs = Inputs(phantom.fixed, phantom.moving, None, phantom.moving_segmentation)
     worker = WorkerProcess(python_command(""), worker_environment(own_python=True), told.callbacks)

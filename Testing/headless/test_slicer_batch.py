@@ -176,10 +176,12 @@ def test_a_signal_clears_everything_away(a_slicer, inputs, tmp_path, sent, code)
 
 @pytest.mark.slow
 def test_a_missing_package_is_named_with_its_remedy(a_slicer, inputs, tmp_path):
-    (tmp_path / "itk.py").write_text("raise ModuleNotFoundError(\"No module named 'itk'\", name='itk')")
+    (tmp_path / "SimpleITK.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'SimpleITK'\", name='SimpleITK')"
+    )
     done = run([*a_slicer, *pair(inputs), "--out", str(tmp_path / "out")], PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
-    assert "The package itk is not installed; press Apply in Slicer's module once" in done.stderr
+    assert "The package SimpleITK is not installed; press Apply in Slicer's module once" in done.stderr
 
 
 def test_python_slicer_runs_it_as_a_module_and_as_a_file():

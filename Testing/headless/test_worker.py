@@ -339,7 +339,7 @@ worker.serve(*worker.own_pipes(), compute=compute)
         assert text in printed
 
 
-@pytest.mark.parametrize("package", ["torch", "itk", "scipy", "numpy"])
+@pytest.mark.parametrize("package", ["torch", "SimpleITK", "scipy", "numpy"])
 def test_a_python_without_a_package_says_so(package):
     code = f"sys.modules['{package}'] = None; from IconRegistrationLib.worker.serve import main; sys.exit(main())"
     with a_child(code) as (parent, process):
@@ -373,14 +373,14 @@ def test_the_oldest_versions_are_everywhere_the_same():
         (root / path).read_text(encoding="utf-8")
         for path in ("pyproject.toml", "README.md", "docs/panel.md", "IconRegistration/Resources/requirements.txt")
     )
-    python, torch, itk, scipy = (worker.OLDEST[name] for name in ("Python", "torch", "itk", "scipy"))
-    for part in (f'requires-python = ">={python}"', f'"torch>={torch}"', f'"itk>={itk}"', f'"scipy>={scipy}"'):
+    python, torch, sitk, scipy = (worker.OLDEST[name] for name in ("Python", "torch", "SimpleITK", "scipy"))
+    for part in (f'requires-python = ">={python}"', f'"torch>={torch}"', f'"SimpleITK>={sitk}"', f'"scipy>={scipy}"'):
         assert part in project
     for text in (readme, panel):
-        assert f"torch {torch} and itk {itk}" in text
+        assert f"torch {torch} and SimpleITK {sitk}" in text
         assert f"{python} or later" in text
     # torch is the PyTorch extension's part
-    assert re.findall(r"^\w.*", requirements, re.MULTILINE) == [f"itk>={itk}", f"scipy>={scipy}"]
+    assert re.findall(r"^\w.*", requirements, re.MULTILINE) == [f"SimpleITK>={sitk}", f"scipy>={scipy}"]
 
 
 # ----------------------------------------------------------------------------------------------------- with stand-ins

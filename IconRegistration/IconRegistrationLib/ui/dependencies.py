@@ -31,7 +31,7 @@ REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
 class Problem:
     """A package that is missing or too old.
 
-    needed: the requirement, "itk>=5.4".  found: the version that is in the way, None if there is none.
+    needed: the requirement, "scipy>=1.13".  found: the version that is in the way, None if there is none.
     fix: how to install it by hand, words that continue a sentence.
     """
 

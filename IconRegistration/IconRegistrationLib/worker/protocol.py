@@ -38,7 +38,7 @@ remove the folder of a request at work: the worker does, as far as the protocol 
 
 Protocol 1, of version 0.1, had English strings in place of SENTENCE.
 
-Nothing at the top of this file needs numpy, torch or itk: a Python without them can say so.
+Nothing at the top of this file needs numpy, torch or SimpleITK: a Python without them can say so.
 """
 
 from __future__ import annotations

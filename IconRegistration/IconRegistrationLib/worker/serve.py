@@ -3,7 +3,7 @@
     python -m IconRegistrationLib.worker
 
 What travels over standard input and output is described in worker/protocol.py. Nothing at the top of this file needs
-numpy, torch or itk: a Python without them can say so.
+numpy, torch or SimpleITK: a Python without them can say so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .protocol import (
 )
 
 #: The oldest versions that work. pyproject.toml and Resources/requirements.txt say the same, which a test compares.
-OLDEST = {"Python": "3.10", "torch": "2.4", "itk": "5.4", "scipy": "1.13"}
+OLDEST = {"Python": "3.10", "torch": "2.4", "SimpleITK": "2.4", "scipy": "1.13"}
 _OPTIONS = ("guide", "carry", "compare", "moving_resolution")
 
 
@@ -226,13 +226,13 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 def _ready() -> dict[str, Any]:
     """Return what this worker is and can use. Raises ImportError, or whatever a broken installation raises."""
-    import itk
     import scipy
+    import SimpleITK
     import torch
 
     from ..workflow import pipeline  # noqa: F401  what the first request needs, before it comes
 
-    packages = {"torch": str(torch.__version__), "itk": itk.__version__, "scipy": scipy.__version__}
+    packages = {"torch": str(torch.__version__), "SimpleITK": SimpleITK.__version__, "scipy": scipy.__version__}
     versions = {"Python": platform.python_version(), **packages}
     for name, version in versions.items():
         if _major_and_minor(version) < _major_and_minor(OLDEST[name]):
@@ -262,7 +262,7 @@ def _dependency_sentence(error: Exception) -> str:
     words = words_of(error)
     reason = words if isinstance(words, Sentence) else one_line(words).rstrip(".") or type(error).__name__
     return tr(
-        "{python} cannot register: {reason}; install torch and itk for it, or choose another Python.",
+        "{python} cannot register: {reason}; install torch and SimpleITK for it, or choose another Python.",
         python=sys.executable,
         reason=reason,
     )
