@@ -145,7 +145,7 @@ class Settings:
     weights_dir: str | None = setting(
         None, tr("folder of weights files that were placed there"), "DIR", of_the_machine=True
     )
-    # new fields go below: see `identity`
+    # newer than version 0.1: see `identity`
 
     def __post_init__(self) -> None:
         for name, about in SETTINGS.items():

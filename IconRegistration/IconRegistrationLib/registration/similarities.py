@@ -99,6 +99,7 @@ SIMILARITIES: dict[str, SimilarityEntry] = {
     ),
 }
 
+# What is chosen where nothing is said.
 #: What "auto" takes for images of one contrast, for images of two, and for fine-tuning a network (as published).
 ONE_CONTRAST, TWO_CONTRASTS, FINE_TUNING = "lncc2", "mind", "lncc"
 

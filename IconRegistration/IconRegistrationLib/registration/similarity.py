@@ -115,7 +115,11 @@ class LocalSimilarity:
         raise NotImplementedError
 
     def informative(self, fixed: torch.Tensor) -> torch.Tensor:
-        """Features of an image -> [N, 1, d, h, w] bool: where a match could be told from a mismatch."""
+        """Features of an image -> [N, 1, d, h, w] bool: where a match can be told from a mismatch, here all."""
+        return torch.ones_like(self.centres(fixed)[:, :1], dtype=torch.bool)
+
+    def compare_voxels(self, warped: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [C, ...] of one image each -> dissimilarity [...], and its gradient with respect to `warped`."""
         raise NotImplementedError
 
     def __call__(self, warped, fixed, mask=None):
