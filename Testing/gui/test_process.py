@@ -549,6 +549,7 @@ def test_a_private_folder_is_private_and_leftovers_go(tmp_path):
 # ------------------------------------------------------------------------------------------------ the real one
 
 
+@pytest.mark.slow
 def test_the_real_worker_registers(told, tmp_path):
     """A small phantom through folders and pipes; then the child ends when it is told to."""
     pytest.importorskip("torch", reason="needs torch")

@@ -116,6 +116,7 @@ def test_empty_ready_running_and_failed(panel, folder):
     assert amount_of(level("red"), picture) > 50
 
 
+@pytest.mark.slow
 def test_the_result_under_review(panel, folder, landmarks_in_views):
     nodes = choose_phantom(panel)
     panel.apply()

@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "Testing" / "Python"))
 from test_IconRegistrationConsole import ConsoleTest, SamplesTest  # noqa: E402, F401
 from test_IconRegistrationPanel import PanelTest, RunTest  # noqa: E402, F401
 
+pytest.mark.slow(RunTest)  # by the real worker
+
 
 @pytest.fixture(autouse=True)
 def application(monkeypatch, scene):
@@ -54,6 +56,7 @@ def test_the_console_example_of_the_readme_runs(capsys):
     assert "Registration quality" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_modules_self_test_passes():
     """Developer mode's button Reload and Test: a small phantom, registered for real."""
     sys.modules["IconRegistration"].IconRegistrationTest("test_phantom").runTest()

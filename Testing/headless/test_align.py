@@ -245,6 +245,7 @@ def test_mutual_information_agrees_with_a_histogram_by_numpy():
     assert measured(np.zeros(9), np.ones(9)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data beside the checkout are absent")
 def test_two_visits_of_one_patient_meet_where_the_published_transforms_say():
     from IconRegistrationLib.io.images import read_image

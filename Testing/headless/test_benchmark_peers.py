@@ -45,6 +45,7 @@ def around_content(size, spacing, direction, off=(0.0, 0.0, 0.0)) -> Grid:
     return Grid.from_parts(size, spacing, origin, direction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", TOOLS)
 def test_a_known_shift_is_found(name, case):

@@ -199,6 +199,7 @@ def test_a_disk_that_refuses_leaves_what_there_was(a_cohort, monkeypatch, write,
     assert {path.name for path in a_cohort.iterdir()} == {"pairs", "failed", name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_table, write_page])
 def test_memory_does_not_grow_with_the_numbers(tmp_path, write):
     """Of a pair, a name and an order are kept, not its row of 14 kB."""

@@ -28,6 +28,7 @@ def two_boxes(shape):
     return labels
 
 
+@pytest.mark.slow
 def test_steps_are_the_published_ones():
     """Same weights and noise: the loss of each step, and the maps after two of them."""
     theirs = published_network(SHAPE, voxels=1.0, **COMPACT)

@@ -452,6 +452,7 @@ def read_or_refused(path):
         assert entry.pair.fixed != entry.pair.moving
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_a_hundred_thousand_rows(write, named):
     """A quadratic step would take an hour."""

@@ -82,6 +82,7 @@ def voxels_apart(phi, reference):
     return ((phi - reference).abs() * scale).max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "channels"),
     [

@@ -29,6 +29,7 @@ def body_points(phantom, count=20000):
     return phantom.fixed.grid.to_world(kji[:, ::-1])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 10**6))
 def test_the_motion_never_folds_and_stays_below_20_mm(seed):

@@ -135,6 +135,7 @@ def test_the_page_is_written_from_images_on_other_grids(tmp_path):
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_pyplot_stays_out():
     """No window and no global figure list: the plots run in worker threads and in Slicer."""
     import subprocess

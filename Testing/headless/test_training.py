@@ -135,6 +135,7 @@ def test_a_resumed_training_is_an_uninterrupted_one_and_its_export_loads(tmp_pat
         read_network(weights, card)
 
 
+@pytest.mark.slow
 def test_what_was_kept_before_the_end_can_be_trained_on(tmp_path):
     command = [str(tmp_path), "--minutes", "0", "--device", "cpu", "--pairs", "1"]
     train.main([*command, "--shape", *map(str, SHAPE), "--finish", "1"])
@@ -213,6 +214,7 @@ def test_a_generated_pair_can_be_registered_as_any_other():
         assert min(segmentation.mask(segment).sum() for segment in segmentation.segments) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHIPPED / "builtin.trch").is_file(), reason="no weights; Training/ship.py exports them")
 def test_the_shipped_network_brings_labels_together_that_it_never_saw():
     """Mean Dice of these four pairs was measured to rise from 0.664 to 0.696 or more; half of that must be there."""

@@ -638,6 +638,7 @@ def a_small_model(tmp_path, monkeypatch):
     return folder, loaded
 
 
+@pytest.mark.slow
 def test_weights_stay_loaded_until_released_or_changed(a_folder, a_small_model):
     weights, loaded = a_small_model
     settings = {"model": "unigradicon", "weights_dir": str(weights), "device": "cpu"}
