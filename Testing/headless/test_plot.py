@@ -102,7 +102,7 @@ FLIPS = list(itertools.product((-1, 1), repeat=3))
 
 
 @pytest.mark.parametrize("tilt", [0, 25])
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_axis_letters_are_those_of_nibabel(order, tilt):
     """From the opposite letter to the one of nibabel.aff2axcodes, for every permutation and flip, also oblique."""
     nibabel = pytest.importorskip("nibabel")
