@@ -102,7 +102,7 @@ def evaluate(pair: str, folder: Path, options: argparse.Namespace) -> dict:
         moving_segmentation=inputs.moving_segmentation,
         fixed_landmarks=inputs.fixed_landmarks,
         moving_landmarks=inputs.moving_landmarks,
-        distrust=np.full(inputs.fixed.grid.shape, np.nan),  # not every tool gives the way back
+        consistency_error=np.full(inputs.fixed.grid.shape, np.nan),  # not every tool gives the way back
     )
     result = {
         "dice": report.dice,

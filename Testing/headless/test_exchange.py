@@ -89,7 +89,7 @@ def some_results() -> Results:
         warped_segmentation=a_segmentation(),
         warped_landmarks=Landmarks(np.random.default_rng(4).normal(size=(2, 3)), ("A", "Ä"), NAME),
         jacobian=an_image("float32", name="Jacobian"),
-        distrust=Image(np.full(SHAPE, np.nan, np.float32), an_oblique_grid(), "distrust"),
+        consistency_error=Image(np.full(SHAPE, np.nan, np.float32), an_oblique_grid(), "distrust"),
         report=a_report(),
     )
 

@@ -226,8 +226,9 @@ def nodes_from_results(
         if request.jacobian:
             put("jacobian", node_from_image, results.jacobian, f"Jacobian of {there}", fixed)
         if request.distrust:
-            known = np.nan_to_num(results.distrust.array, nan=-1.0)  # Slicer's displays know no NaN
-            put("distrust", node_from_image, replace(results.distrust, array=known), f"distrust of {there}, mm", fixed)
+            error = results.consistency_error
+            error = replace(error, array=np.nan_to_num(error.array, nan=-1.0))  # Slicer's displays know no NaN
+            put("distrust", node_from_image, error, f"distrust of {there}, mm", fixed)
         outputs = ResultNodes(**nodes, report=results.report)
         _remember_outputs(outputs)
     return outputs

@@ -199,7 +199,9 @@ def _landmarks(
     )
 
 
-def _deformation(fixed: Grid, forward: DisplacementField, jacobian: np.ndarray, distrust: np.ndarray) -> Deformation:
+def _deformation(
+    fixed: Grid, forward: DisplacementField, jacobian: np.ndarray, consistency_error: np.ndarray
+) -> Deformation:
     within = coverage(fixed, forward.grid)
     if not within.any():  # a lattice coarser than the image is small
         within = np.ones_like(within)
@@ -208,5 +210,5 @@ def _deformation(fixed: Grid, forward: DisplacementField, jacobian: np.ndarray, 
         folding(jacobian, forward.grid, within),
         float(np.log(positive).std(dtype=np.float64)) if positive.size else math.nan,
         Spread.of(forward.magnitude()[within]),
-        Spread.of(distrust[within]),
+        Spread.of(consistency_error[within]),
     )

@@ -1,4 +1,4 @@
-"""What is said about a registration: numbers before and after, verdicts; as a table, JSON and CSV.
+"""Report on a registration: numbers before and after, verdicts; as a table, JSON and CSV.
 
 quality/measures.py measures it. No torch here: Slicer's own process shows reports.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..io.writing import replacing, writable
 from ..plain import from_plain, to_plain
+from ..text import Sentence, english, tr
 from .values import Change, Deformation, LandmarkQuality, SegmentQuality, Similarity, mean_change, pair_of
 from .verdicts import Verdict
 
@@ -60,42 +61,46 @@ class Report:
         return mean_change(landmark.error for landmark in self.landmarks)
 
     def rows(self) -> list[Row]:
-        """Every number once, in the order of the table."""
+        """Return every number once, in the order of the table."""
+        images, segments, landmarks, deformation = tr("Images"), tr("Segments"), tr("Landmarks"), tr("Map")
+        mean, median, maximum = tr("mean"), tr("median"), tr("max")
+        dice, hd95, error = tr("Dice"), tr("HD95"), tr("target registration error")
         rows = [
-            Row("Images", "", "correlation", "", *pair_of(self.similarity.ncc)),
-            Row("Images", "", "normalised mutual information", "", *pair_of(self.similarity.mutual_information)),
-            Row("Images", "", "overlap", "", *pair_of(self.similarity.overlap)),
+            Row(images, "", tr("correlation"), "", *pair_of(self.similarity.ncc)),
+            Row(images, "", tr("normalised mutual information"), "", *pair_of(self.similarity.mutual_information)),
+            Row(images, "", tr("overlap"), "", *pair_of(self.similarity.overlap)),
         ]
         if self.segments:
             rows += [
-                Row("Segments", "mean", "Dice", "", *pair_of(self.dice)),
-                Row("Segments", "mean", "HD95", "mm", *pair_of(self.hd95)),
+                Row(segments, mean, dice, "", *pair_of(self.dice)),
+                Row(segments, mean, hd95, "mm", *pair_of(self.hd95)),
             ]
         for s in self.segments:
             rows += [
-                Row("Segments", s.name, "Dice", "", *pair_of(s.dice)),
-                Row("Segments", s.name, "HD95", "mm", *pair_of(s.hd95)),
-                Row("Segments", s.name, "volume, fixed and mapped", "mm3", s.fixed_mm3, s.mapped_mm3),
-                Row("Segments", s.name, "volume ratio", "", None, s.volume_ratio),
-                Row("Segments", s.name, "volume in the moving segmentation", "mm3", None, s.moving_mm3),
+                Row(segments, s.name, dice, "", *pair_of(s.dice)),
+                Row(segments, s.name, hd95, "mm", *pair_of(s.hd95)),
+                Row(segments, s.name, tr("volume, fixed and mapped"), "mm3", s.fixed_mm3, s.mapped_mm3),
+                Row(segments, s.name, tr("volume ratio"), "", None, s.volume_ratio),
+                Row(segments, s.name, tr("volume in the moving segmentation"), "mm3", None, s.moving_mm3),
             ]
         if self.landmarks:
             errors = np.array([pair_of(landmark.error) for landmark in self.landmarks])
-            for name, function in (("mean", np.mean), ("median", np.median), ("max", np.max)):
+            for name, function in ((mean, np.mean), (median, np.median), (maximum, np.max)):
                 before, after = (float(v) for v in function(errors, axis=0))
-                rows.append(Row("Landmarks", name, "target registration error", "mm", before, after))
+                rows.append(Row(landmarks, name, error, "mm", before, after))
         for landmark in self.landmarks:
-            rows.append(Row("Landmarks", landmark.label, "target registration error", "mm", *pair_of(landmark.error)))
+            rows.append(Row(landmarks, landmark.label, error, "mm", *pair_of(landmark.error)))
         d = self.deformation
         rows += [
-            Row("Map", "", "folding, share", "", None, d.folding.share),
-            Row("Map", "", "folding, lattice points", "", None, d.folding.count),
-            Row("Map", "", "smallest Jacobian", "", None, d.folding.minimum),
-            Row("Map", "", "spread of the log Jacobian", "", None, d.log_jacobian_sd),
+            Row(deformation, "", tr("folding, share"), "", None, d.folding.share),
+            Row(deformation, "", tr("folding, lattice points"), "", None, d.folding.count),
+            Row(deformation, "", tr("smallest Jacobian"), "", None, d.folding.minimum),
+            Row(deformation, "", tr("spread of the log Jacobian"), "", None, d.log_jacobian_sd),
         ]
-        for measure, spread in (("displacement", d.displacement), ("inverse consistency", d.inverse_consistency)):
-            for name, value in zip(("mean", "median", "95 %", "max"), vars(spread).values(), strict=True):
-                rows.append(Row("Map", name, measure, "mm", None, value))
+        spreads = ((tr("displacement"), d.displacement), (tr("inverse consistency"), d.inverse_consistency))
+        for measure, spread in spreads:
+            for name, value in zip((mean, median, tr("95 %"), maximum), vars(spread).values(), strict=True):
+                rows.append(Row(deformation, name, measure, "mm", None, value))
         return rows
 
     def table(self) -> str:
@@ -117,7 +122,7 @@ class Report:
                     lines.append(f"  {name[:30]:<30}{'  '.join(numbers)}  {'' if ratio is None else _text(ratio, 7)}")
         if self.landmarks:
             lines.append(f"Landmarks ({len(self.landmarks)}), target registration error")
-            means = [row for row in self.rows() if row.group == "Landmarks"][:3]
+            means = [row for row in self.rows() if english(row.group) == "Landmarks"][:3]
             worst = sorted(self.landmarks, key=lambda landmark: -landmark.error.after)
             for name, error, _, _ in _limited(
                 [(row.name, Change(row.before, row.after), None, None) for row in means],
@@ -126,7 +131,7 @@ class Report:
                 lines.append(f"  {error}" if name is None else _line(name, "mm", *pair_of(error)))
         lines.append("Map")
         for row in self.rows():
-            if row.group == "Map":
+            if english(row.group) == "Map":
                 lines.append(_line(f"{row.measure} {row.name}".strip(), row.unit, row.before, row.after))
         if self.deformation.folding.count:
             x, y, z = self.deformation.folding.place
@@ -139,7 +144,10 @@ class Report:
 
     @classmethod
     def from_plain(cls, plain: dict) -> Report:
-        """Make a report of what `plain.to_plain` or `dataclasses.asdict` made of it; NaN and infinity stay."""
+        """Make a report of what `plain.to_plain` made of it, in the language of this process; NaN and infinity stay.
+
+        0.1 wrote strings in place of sentences; they stay what they are.
+        """
         return from_plain(cls, plain)
 
     def to_dict(self) -> dict:
@@ -173,7 +181,7 @@ class Report:
                     "displacement_mm": vars(d.displacement),
                     "inverse_consistency_mm": vars(d.inverse_consistency),
                 },
-                "verdicts": [vars(v) for v in self.verdicts],
+                "verdicts": [_verdict_to_dict(v) for v in self.verdicts],
                 "provenance": self.provenance,
             },
             strict=True,
@@ -192,7 +200,14 @@ class Report:
             writer.writerow(["group", "name", "measure", "unit", "before", "after"])
             for row in self.rows():
                 values = ["" if v is None or not math.isfinite(v) else repr(float(v)) for v in (row.before, row.after)]
-                writer.writerow([row.group, row.name, row.measure, row.unit, *values])
+                words = (english(word) for word in (row.group, row.name, row.measure))
+                writer.writerow([*words, row.unit, *values])
+
+
+def _verdict_to_dict(verdict: Verdict) -> dict:
+    """Return the fields; "sentence" holds template and values of the meaning, for translations."""
+    sentence = {"sentence": verdict.meaning.to_plain()} if isinstance(verdict.meaning, Sentence) else {}
+    return vars(verdict) | sentence
 
 
 def _worst_dice_first(segment: SegmentQuality) -> float:

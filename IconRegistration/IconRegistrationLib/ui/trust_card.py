@@ -11,7 +11,7 @@ import slicer
 from ..mrml import review as scene_review
 from ..mrml.scene import place_beside
 from ..quality.report import Report
-from ..quality.verdicts import WORDS
+from ..quality.verdicts import level_in_words
 from ..text import tr
 from .panel import Panel
 from .status import LEVEL_COLORS
@@ -34,7 +34,7 @@ def trust_card(report: Report | None) -> list[TrustRow]:
     if report is None:
         return []
     verdicts = [
-        TrustRow((v.measure, _number(v.before), _number(v.value), WORDS[v.level]), v.level, v.meaning)
+        TrustRow((v.measure, _number(v.before), _number(v.value), level_in_words(v.level)), v.level, v.meaning)
         for v in report.verdicts
     ]
     numbers = []

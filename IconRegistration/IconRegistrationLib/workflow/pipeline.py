@@ -69,7 +69,7 @@ def compute(
         warped_landmarks = replace(inputs.moving_landmarks, points=carried)
     progress("measuring", 0.95)
     jacobian = jacobian_determinant(forward)
-    distrust = inverse_consistency_error(forward, backward)
+    consistency_error = inverse_consistency_error(forward, backward)
     report = assess(
         fixed,
         moving,
@@ -81,7 +81,7 @@ def compute(
         moving_landmarks=inputs.moving_landmarks,
         initial=inputs.initial,
         jacobian=jacobian,
-        distrust=distrust,
+        consistency_error=consistency_error,
         provenance=registration.provenance,
     )
     progress("done", 1.0)
@@ -92,7 +92,7 @@ def compute(
         warped_segmentation,
         warped_landmarks,
         Image(jacobian, forward.grid, "Jacobian"),
-        Image(distrust, forward.grid, "distrust"),
+        Image(consistency_error, forward.grid, "inverse-consistency error"),
         report,
     )
 

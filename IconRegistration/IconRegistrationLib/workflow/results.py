@@ -39,7 +39,7 @@ class Results:
     warped_segmentation: the moving segmentation on the fixed grid, resampled once from its original voxels.
     warped_landmarks: the moving landmarks carried to the fixed image.
     jacobian: determinants of the forward map at its samples, float32.
-    distrust: |backward(forward(x)) - x| in mm there, float32; NaN where forward(x) leaves the moving image.
+    consistency_error: |backward(forward(x)) - x| in mm there, float32; NaN where forward(x) leaves the moving image.
     """
 
     registration: Registration
@@ -48,5 +48,5 @@ class Results:
     warped_segmentation: Segmentation | None
     warped_landmarks: Landmarks | None
     jacobian: Image
-    distrust: Image
+    consistency_error: Image
     report: Report

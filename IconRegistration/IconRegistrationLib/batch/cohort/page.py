@@ -19,7 +19,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ... import __version__
-from ...quality.verdicts import AMBER, RED, WORDS
+from ...quality.verdicts import AMBER, GREEN, RED, level_in_words
+from ...text import english
 from .table import numbers, read_row, row_files, whole, worst_level
 
 #: Width in pixels of a picture in the page, and how many characters all of them may take.
@@ -59,7 +60,8 @@ def write_page(folder: Path, left: Iterable[str] = ()) -> None:
     pictures = _Pictures()
     with whole(folder / "cohort.html") as file:
         file.write(head)
-        about = {"made": time.strftime("%Y-%m-%d %H:%M"), "version": __version__, "words": WORDS}
+        words = {level: english(level_in_words(level)) for level in (GREEN, AMBER, RED)}
+        about = {"made": time.strftime("%Y-%m-%d %H:%M"), "version": __version__, "words": words}
         about |= {"columns": list(columns), "segment_columns": _SEGMENT, "landmark_columns": _LANDMARK}
         file.write(_data(about, 'id="cohort"'))
         for place, (_, _, path) in enumerate(order):
