@@ -111,11 +111,11 @@ def drive(manifest: Path, out: Path) -> None:
 
     from IconRegistrationLib.batch.cohort.driver import run_cohort
     from IconRegistrationLib.batch.cohort.manifest import read_manifest
-    from IconRegistrationLib.batch.pair import Outputs
+    from IconRegistrationLib.batch.pair import OutputOptions
     from IconRegistrationLib.registration.settings import Settings
 
     entries = read_manifest(manifest, Settings(device="cpu"))
-    run_cohort(entries, out, Outputs(scene=False, pictures=False), workers=2, register=cohort.nap)
+    run_cohort(entries, out, OutputOptions(scene=False, pictures=False), workers=2, register=cohort.nap)
 
 
 def watch(manifest: Path, out: Path, kill_at: int | None = None) -> list[tuple[float, int, float]]:

@@ -28,7 +28,7 @@ from IconRegistrationLib.batch.cohort import driver as cohort
 from IconRegistrationLib.batch.cohort.driver import run_cohort
 from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.pair import Outputs, Pair
+from IconRegistrationLib.batch.pair import OutputOptions, PairFiles
 from IconRegistrationLib.io import images as image_files
 from IconRegistrationLib.io.images import write_image
 from IconRegistrationLib.networks.cards import CARDS
@@ -44,7 +44,7 @@ pytest.importorskip("filelock", reason="needs filelock")
 STAGES = ("reading", "alignment", "refinement", "writing")
 PAIRS = ("pair-a", "pair-b", "pair-c", "pair-d")
 QUICK = Settings(steps=2, spacing=16.0, align="mass")
-PLAIN = Outputs(scene=False, pictures=False)
+PLAIN = OutputOptions(scene=False, pictures=False)
 FILES = {"report.csv", "report.json", "report.txt", "row.json", "warped.nii.gz"}
 FILES |= {f"{name}.{suffix}" for name in ("transform", "inverse") for suffix in ("h5", "nii.gz")}
 
@@ -100,7 +100,7 @@ class Study:
         for name, (fixed, moving) in images.items():
             write_image(fixed, self.inputs / f"fixed of {name}.nii.gz")
             write_image(moving, self.inputs / f"{name}.nii.gz")
-            pair = Pair(
+            pair = PairFiles(
                 str(self.inputs / f"fixed of {name}.nii.gz"), str(self.inputs / f"{name}.nii.gz"), settings=QUICK
             )
             self.entries.append(Entry(name, pair))
@@ -184,11 +184,11 @@ import sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 from IconRegistrationLib.batch.cohort import cluster
-from test_bad_days import PLAIN, QUICK, Entry, Pair, run_cohort, struck
+from test_bad_days import PLAIN, QUICK, Entry, PairFiles, run_cohort, struck
 cluster._cores = lambda: 1
 inputs, out, *names = sys.argv[3:]
 if __name__ == "__main__":
-    pairs = [Pair(f"{inputs}/fixed of {n}.nii.gz", f"{inputs}/{n}.nii.gz", settings=QUICK) for n in names]
+    pairs = [PairFiles(f"{inputs}/fixed of {n}.nii.gz", f"{inputs}/{n}.nii.gz", settings=QUICK) for n in names]
     entries = [Entry(*item) for item in zip(names, pairs)]
     run_cohort(entries, Path(out), PLAIN, workers=1, register=struck)
 """

@@ -27,7 +27,7 @@ from IconRegistrationLib.batch.cohort.driver import run_cohort
 from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.cohort.tally import Tally
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.pair import Pair
+from IconRegistrationLib.batch.pair import PairFiles
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import read_image, write_image
@@ -77,7 +77,7 @@ class Study:
         self.entries = []
         for name, text in texts.items():
             self.write(name, text)
-            pair = Pair(str(self.inputs / "fixed.txt"), str(self.inputs / f"{name}.txt"))
+            pair = PairFiles(str(self.inputs / "fixed.txt"), str(self.inputs / f"{name}.txt"))
             self.entries.append(Entry(name, pair))
 
     def write(self, name, text):
@@ -340,7 +340,7 @@ def test_contents_count_not_times(a_study):
 def test_other_settings_are_another_pair(a_study):
     study = a_study(a="", b="")
     study.run()
-    study.entries[1] = Entry("b", Pair(**{**vars(study.entries[1].pair), "settings": Settings(steps=7)}))
+    study.entries[1] = Entry("b", PairFiles(**{**vars(study.entries[1].pair), "settings": Settings(steps=7)}))
     study.run()
     assert study.calls() == {"a": 1, "b": 2}
     assert study.row("b")["settings"]["steps"] == 7
@@ -364,7 +364,7 @@ def test_only_the_failed_are_retried(a_study):
 
 def a_study_entry(study, name):
     study.write(name, "")
-    return [Entry(name, Pair(study.entries[0].pair.fixed, str(study.inputs / f"{name}.txt")))]
+    return [Entry(name, PairFiles(study.entries[0].pair.fixed, str(study.inputs / f"{name}.txt")))]
 
 
 def test_a_file_of_ones_own_among_the_results_is_not_replaced(a_study):
@@ -406,7 +406,7 @@ if __name__ == "__main__":
 
 def entries_in(folder):
     return [
-        Entry(path.stem, Pair(str(folder / "fixed.txt"), str(path)))
+        Entry(path.stem, PairFiles(str(folder / "fixed.txt"), str(path)))
         for path in sorted(folder.glob("*.txt"))
         if path.stem != "fixed"
     ]
@@ -604,15 +604,15 @@ def test_workers_by_memory_and_cores(monkeypatch, a_study):
 
 def test_the_largest_pair_decides_by_its_header(a_manifest):
     inputs = str(a_manifest.parent / "inputs")
-    pair = Pair(f"{inputs}/fixed.nii.gz", f"{inputs}/moving.nii.gz")
+    pair = PairFiles(f"{inputs}/fixed.nii.gz", f"{inputs}/moving.nii.gz")
     small = cluster.demand_of([Entry("a", pair)])
     assert 0.8 * 2**30 < small.memory < 1.5 * 2**30
     assert small.minutes_to_hang == 30
-    slow = Pair(pair.fixed, pair.moving, settings=Settings(model="unigradicon", refine="network", device="cpu"))
+    slow = PairFiles(pair.fixed, pair.moving, settings=Settings(model="unigradicon", refine="network", device="cpu"))
     long = cluster.demand_of([Entry("a", pair), Entry("b", slow)])
     assert long.memory > 4 * 2**30
     assert long.minutes_to_hang > 10 * small.minutes_to_hang
-    lost = Pair("nothing.nii.gz", "nothing.nii.gz")
+    lost = PairFiles("nothing.nii.gz", "nothing.nii.gz")
     assert cluster.demand_of([Entry("a", lost)]).seconds is None
 
 
@@ -627,7 +627,7 @@ def test_an_input_is_all_of_its_files(tmp_path):
     (tmp_path / "dicom").mkdir()
     for n in range(3):
         (tmp_path / "dicom" / f"{n}.dcm").write_bytes(bytes([n]))
-    pair = Pair(str(tmp_path / "a.mhd"), f"{tmp_path}/dicom::1.2.3", initial=str(tmp_path / "b.hdr"))
+    pair = PairFiles(str(tmp_path / "a.mhd"), f"{tmp_path}/dicom::1.2.3", initial=str(tmp_path / "b.hdr"))
     files = job.with_contents(job.files_of(pair))
     assert {role: file["size"] for role, file in files.items()} == {"fixed": 39, "moving": 3, "initial": 10}
     assert job.files_of(pair, files) == files

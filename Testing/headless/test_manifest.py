@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from IconRegistrationLib.batch.cohort.bids import bids_entries
-from IconRegistrationLib.batch.cohort.entries import Entry, everywhere
+from IconRegistrationLib.batch.cohort.entries import Entry, with_absolute_paths
 from IconRegistrationLib.batch.cohort.manifest import read_manifest
 from IconRegistrationLib.batch.cohort.selection import add_entries, entries_of
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.pair import ROLES, Pair
+from IconRegistrationLib.batch.pair import ROLES, PairFiles
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.registration.settings import Settings
 
@@ -51,8 +51,8 @@ def refused(path, **options) -> list[str]:
 def test_a_plain_table(write, tmp_path):
     path = write("id,fixed,moving\na,one.nii.gz,two.nii.gz\nb,sub/three.nrrd,/elsewhere/four.nrrd\n")
     assert read_manifest(path, DEFAULTS) == [
-        Entry("a", Pair(f"{tmp_path}/one.nii.gz", f"{tmp_path}/two.nii.gz", settings=DEFAULTS)),
-        Entry("b", Pair(f"{tmp_path}/sub/three.nrrd", "/elsewhere/four.nrrd", settings=DEFAULTS)),
+        Entry("a", PairFiles(f"{tmp_path}/one.nii.gz", f"{tmp_path}/two.nii.gz", settings=DEFAULTS)),
+        Entry("b", PairFiles(f"{tmp_path}/sub/three.nrrd", "/elsewhere/four.nrrd", settings=DEFAULTS)),
     ]
 
 
@@ -123,7 +123,7 @@ def test_as_spreadsheets_write_it(write, tmp_path, encoding, separator, end):
     rows = ["Fixed Segmentation|fixed|moving|#age|", "|größe 1.nii|Ärztin/日本.nii|61|", "||||", "|c.nii|d.nii||"]
     path = write(end.join(rows).replace("|", separator), encoding=encoding)
     first, second = read_manifest(path, DEFAULTS)
-    assert first.pair == Pair(f"{tmp_path}/größe 1.nii", f"{tmp_path}/Ärztin/日本.nii", settings=DEFAULTS)
+    assert first.pair == PairFiles(f"{tmp_path}/größe 1.nii", f"{tmp_path}/Ärztin/日本.nii", settings=DEFAULTS)
     assert second.pair.fixed == f"{tmp_path}/c.nii"
 
 
@@ -184,7 +184,7 @@ def test_round_trip(tmp_path, rows, separator, encoding):
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
     entries = read_manifest(tmp_path / "pairs.csv", DEFAULTS)
     pairs = [
-        Pair(
+        PairFiles(
             **{name: os.path.join(tmp_path, value) for name, value in row.items() if name in ROLES},
             settings=replace(DEFAULTS, **{name: value for name, value in row.items() if name in asdict(DEFAULTS)}),
         )
@@ -247,13 +247,13 @@ def test_a_made_id_leaves_a_given_one_alone(write):
 @pytest.mark.parametrize(
     ("id", "said"),
     [
-        ("a/b", "holds /"),
-        ("a\\b", "holds \\"),
+        ("a/b", "contains /"),
+        ("a\\b", "contains \\"),
         ("..", "begins or ends with a dot"),
         (".", "begins or ends with a dot"),
         (".hidden", "begins or ends with a dot"),
         ("end.", "begins or ends with a dot"),
-        ("what?", "holds ?"),
+        ("what?", "contains ?"),
         ("a\u200bb", "an invisible character"),
         ("NUL", "Windows"),
         ("com1.scan", "Windows"),
@@ -272,7 +272,7 @@ def test_ids_that_are_one_folder_somewhere(write):
     """NFC and NFD are one name on a Mac; upper and lower case there and on Windows."""
     _, *lines = refused(write("id,fixed,moving\nÜ1,a,b\nü1,c,d\nU\u03081,e,f\nother,g,h\nÜ1,i,j\n"))
     assert [line.partition(":")[0] for line in lines] == ["row 3", "row 4", "row 6"]
-    assert all("is that of row 2" in line for line in lines)
+    assert all("is already that of row 2" in line for line in lines)
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes
@@ -282,14 +282,14 @@ def test_ids_that_are_one_folder_somewhere(write):
     ("text", "where", "said"),
     [
         ("fixed,movin\na,b\n", "row 1, the header", "no column is called 'movin'; did you mean 'moving'?"),
-        ("fixed,moving,zzz\na,b,c\n", "row 1, the header", "there are align, ct_window"),
+        ("fixed,moving,zzz\na,b,c\n", "row 1, the header", "choose from align, ct_window"),
         ("fixed\na\n", "row 1, the header", "the column 'moving' is missing"),
-        ("fixed,moving,Fixed\na,b,c\n", "row 1, the header", "'fixed' is there twice"),
+        ("fixed,moving,Fixed\na,b,c\n", "row 1, the header", "'fixed' appears twice"),
         ("a.nii,b.nii\nc.nii,d.nii\n", "row 1, the header", "no column is called 'a.nii'"),
-        ("fixed,moving\na,b\n\nc\n", "row 4", "1 cells, where the header has 2"),
-        ("fixed,moving\na,b,c\n", "row 2", "3 cells, where the header has 2; quote what holds a ','"),
-        ('fixed,moving\na,b\n"c,d\n', "row 3", "quotes that do not match"),
-        ('fixed,moving\na,"b"c\n', "row 2", "quotes that do not match"),
+        ("fixed,moving\na,b\n\nc\n", "row 4", "1 cells, but the header has 2"),
+        ("fixed,moving\na,b,c\n", "row 2", "3 cells, but the header has 2; quote a cell that contains ','"),
+        ('fixed,moving\na,b\n"c,d\n', "row 3", "quotes do not match"),
+        ('fixed,moving\na,"b"c\n', "row 2", "quotes do not match"),
         (f"fixed,moving\na,{'x' * 200_000}\n", "row 2", "field larger than field limit"),
         ("fixed,moving\na,\n", "row 2", "moving is empty; name an image"),
         ('fixed,moving\n"a\nb",c\nd,\n', "row 4", "moving is empty; name an image"),
@@ -325,16 +325,16 @@ def test_a_mistake_in_a_table_is_named_with_its_row(write, text, where, said):
         ("[" * 100_000, "the file", "it is not JSON"),
         ("3", "the file", "it does not hold pairs; write a list of objects"),
         ('{"pairs": [], "x": 1}', "the file", "it does not hold pairs"),
-        ('{"pairs": {}}', "the file", "its pairs are no list"),
-        ('{"pairs": [], "settings": []}', "the file", "its settings no object"),
-        ('[{"fixed": "a", "moving": "b"}, 3]', "pair 2", "it is no object; write one with fixed and moving"),
+        ('{"pairs": {}}', "the file", "its pairs are not a list"),
+        ('{"pairs": [], "settings": []}', "the file", "its settings not an object"),
+        ('[{"fixed": "a", "moving": "b"}, 3]', "pair 2", "it is not an object; write one with the keys fixed, moving"),
         ('[{"fixed": "a"}]', "pair 1", "moving is empty"),
         ('[{"fixed": "a", "moving": "b", "step": 1}]', "pair 1", "did you mean 'steps'?"),
         ('[{"fixed": "a", "moving": 3}]', "pair 1", "moving is 3; write the path of a file"),
-        ('[{"fixed": "a", "moving": "b\\u0000"}]', "pair 1", "holds what is no character"),
-        ('[{"fixed": "a", "moving": "b\\ud800"}]', "pair 1", "holds what is no character"),
-        ('[{"id": true, "fixed": "a", "moving": "b"}]', "pair 1", "the id True is no text"),
-        ('[{"id": ["x"], "fixed": "a", "moving": "b"}]', "pair 1", "the id ['x'] is no text"),
+        ('[{"fixed": "a", "moving": "b\\u0000"}]', "pair 1", "is not a character"),
+        ('[{"fixed": "a", "moving": "b\\ud800"}]', "pair 1", "is not a character"),
+        ('[{"id": true, "fixed": "a", "moving": "b"}]', "pair 1", "the id True is not text"),
+        ('[{"id": ["x"], "fixed": "a", "moving": "b"}]', "pair 1", "the id ['x'] is not text"),
         ('[{"fixed": "a", "moving": "b", "spacing": 1' + "0" * 400 + "}]", "pair 1", "which cannot be used"),
         ('[{"fixed": "a", "moving": "b", "ct_window": {"low": 1}}]', "pair 1", "ct_window is {'low': 1}"),
         ('{"pairs": [{"fixed": "a", "moving": "b"}], "settings": {"step": 1}}', "the settings", "no setting 'step'"),
@@ -350,9 +350,9 @@ def test_a_mistake_in_json_is_named_with_its_pair(write, text, where, said):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "holds no pairs; write a row for each"),
-        (b"\n  \n,,\n", "holds no pairs; write a row for each"),
-        (b"fixed,moving\n", "holds no pairs; write a row for each"),
+        (b"", "contains no pairs; write a row for each"),
+        (b"\n  \n,,\n", "contains no pairs; write a row for each"),
+        (b"fixed,moving\n", "contains no pairs; write a row for each"),
         ("fixed,moving\na,b\nc,ü\n".encode("cp1252"), "is not UTF-8 text (see line 3); save it again"),
         (b"fixed,moving\na,b\0\n", "a zero byte in line 2"),
         ("fixed,moving\na,b\n".encode("utf-16-le"), "a zero byte in line 1"),
@@ -491,7 +491,7 @@ def test_all_to_one_atlas_and_back(write, tmp_path, an_atlas):
     assert a.pair.files == {"fixed": str(an_atlas["image"]), **shared, **own}
     assert a.pair.settings == replace(DEFAULTS, steps=3)
     assert len(notes) == 1
-    assert f"{tmp_path}/scans/a.nii (of a)" in notes[0]
+    assert f"{tmp_path}/scans/a.nii (pair a)" in notes[0]
 
     (a, b), _ = entries_of(options(path, "--from-atlas", an_atlas["image"]), DEFAULTS)
     assert b.pair.files == {"fixed": f"{tmp_path}/scans/b.nii", "moving": str(an_atlas["image"])}
@@ -508,12 +508,12 @@ def test_an_atlas_is_not_one_of_its_images(write, an_atlas):
     [
         ([], "give either MANIFEST or --bids DIR"),
         (["pairs.csv", "--bids", "."], "give either MANIFEST or --bids DIR"),
-        (["pairs.csv", "--to-atlas", "a", "--from-atlas", "a"], "two directions; choose one"),
+        (["pairs.csv", "--to-atlas", "a", "--from-atlas", "a"], "exclude each other; choose one"),
         (["pairs.csv", "--atlas-segmentation", "s.nii"], "--atlas-segmentation s.nii lacks its image"),
         (["pairs.csv", "--to-atlas", "none.nii"], "none.nii does not exist"),
         (["--bids", "none"], "none is not a folder"),
         (["--bids", ".", "--bids-suffix", "../x"], "--bids-suffix is '../x'"),
-        (["--bids", "."], "holds no sub-*"),
+        (["--bids", "."], "contains no sub-*"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, monkeypatch, arguments, said):
@@ -529,8 +529,8 @@ def test_files_that_are_missing_are_worth_a_sentence(write, tmp_path):
     entries, (note,) = entries_of(options(path), DEFAULTS)
     assert len(entries) == 4
     assert note == (
-        f"Files that do not exist: {tmp_path}/c.nii (of 3), {tmp_path}/d.nii (of 4); "
-        "their pairs will fail, the others run."
+        f"These files do not exist: {tmp_path}/c.nii (pair 3), {tmp_path}/d.nii (pair 4). "
+        "Their pairs will fail; the others will run."
     )
 
 
@@ -581,7 +581,7 @@ def test_later_sessions_to_the_first(a_bids_folder):
         "sub-01_ses-10_to_ses-1",
         "sub-02_ses-m12_to_ses-m0",
     ]
-    assert entries[1].pair == Pair(
+    assert entries[1].pair == PairFiles(
         f"{folder}/sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
         f"{folder}/sub-01/ses-10/anat/sub-01_ses-10_T1w.nii.gz",
         f"{folder}/derivatives/seg/sub-01/ses-1/anat/sub-01_ses-1_dseg.nii.gz",
@@ -591,8 +591,8 @@ def test_later_sessions_to_the_first(a_bids_folder):
     assert entries[0].pair.moving_segmentation.endswith("sub-01_ses-2_desc-tissues_dseg.nii.gz")
     assert entries[2].pair.fixed_segmentation is None
     assert notes == [
-        "Segmentations not used, for there are several in derivatives: sub-02_ses-m0.",
-        "Left out, for having one session: sub-03, sub-04.",
+        "Segmentations not used because derivatives has several: sub-02_ses-m0.",
+        "Left out because they have only one session: sub-03, sub-04.",
     ]
 
 
@@ -641,8 +641,8 @@ def test_guiding_without_segmentations(a_bids_folder):
 def test_settings_of_the_command_line_mean_the_same_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "mine.trch").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    found = everywhere(Settings(model="mine.trch", weights_dir="cache"))
+    found = with_absolute_paths(Settings(model="mine.trch", weights_dir="cache"))
     assert (found.model, found.weights_dir) == (str(tmp_path / "mine.trch"), str(tmp_path / "cache"))
-    assert everywhere(Settings(model="unigradicon")) == Settings(model="unigradicon")
+    assert with_absolute_paths(Settings(model="unigradicon")) == Settings(model="unigradicon")
     with pytest.raises(InputError, match=r"absent\.trch"):
-        everywhere(Settings(model="absent.trch"))
+        with_absolute_paths(Settings(model="absent.trch"))

@@ -180,7 +180,7 @@ def test_names_do_not_collide_nor_outgrow_a_folder(tmp_path):
     assert ids[0] == "p_t1_from_atlas"
     assert len(set(ids)) == 3
     assert max(map(len, ids)) <= 100
-    with pytest.raises(InputError, match="is there twice"):
+    with pytest.raises(InputError, match="is listed twice"):
         propagate.targets_of([images[0], images[0]], [atlas], Settings())
 
 

@@ -16,7 +16,7 @@ import pytest
 from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.cohort.manifest import read_manifest
 from IconRegistrationLib.batch.command import main
-from IconRegistrationLib.batch.pair import Pair
+from IconRegistrationLib.batch.pair import PairFiles
 from IconRegistrationLib.io.images import read_image
 from IconRegistrationLib.io.landmarks import read_landmarks
 from IconRegistrationLib.io.segmentations import read_segmentation
@@ -263,11 +263,11 @@ def test_a_table():
     organs = {"fixed_segmentation": "fixed.seg.nrrd", "moving_segmentation": "moving.seg.nrrd"}
     points = {"fixed_landmarks": "fixed.mrk.json", "moving_landmarks": "moving.mrk.json"}
     assert entries("pairs.csv") == [
-        Entry("first", Pair(**inputs(**images, **organs, **points), settings=Settings(steps=3, device="cpu"))),
-        Entry("torn", Pair(**inputs(fixed="fixed.nii.gz", moving="torn.nii.gz"), settings=Settings(device="cpu"))),
+        Entry("first", PairFiles(**inputs(**images, **organs, **points), settings=Settings(steps=3, device="cpu"))),
+        Entry("torn", PairFiles(**inputs(fixed="fixed.nii.gz", moving="torn.nii.gz"), settings=Settings(device="cpu"))),
         Entry(
             "third",
-            Pair(
+            PairFiles(
                 **inputs(fixed="fixed.nii.gz", moving="moving 2.nii.gz", fixed_segmentation="fixed.seg.nrrd"),
                 settings=Settings(device="cpu"),
             ),
@@ -281,7 +281,7 @@ def test_json_with_settings():
     assert entries("pairs.json") == [
         Entry(
             "anna",
-            Pair(
+            PairFiles(
                 **inputs(fixed="fixed.nii.gz", moving="moving.nii.gz", **organs),
                 guide=True,
                 settings=Settings(align="rigid", **window),
@@ -289,7 +289,7 @@ def test_json_with_settings():
         ),
         Entry(
             "moving_2_to_fixed",
-            Pair(
+            PairFiles(
                 **inputs(fixed="fixed.nii.gz", moving="moving 2.nii.gz"),
                 settings=Settings(align="mass", **window),
             ),
@@ -301,7 +301,7 @@ def test_a_spreadsheet_in_utf_16():
     first, second = entries("pairs_utf16.csv")
     assert first == Entry(
         "bert",
-        Pair(
+        PairFiles(
             **inputs(fixed="fixed.nii.gz", moving="moving.nii.gz"),
             moving_mask=os.path.expanduser(os.path.join("~", "mask.nrrd")),
             settings=Settings(ct_window=(-160.0, 240.0), steps=5, device="cpu"),
@@ -319,8 +319,8 @@ def test_images_for_an_atlas():
         "moving_landmarks": "moving.mrk.json",
     }
     assert entries("images.csv", atlas={"fixed": atlas}) == [
-        Entry("moving", Pair(atlas, **inputs(**moving), settings=Settings(similarity="mind", device="cpu"))),
-        Entry("moving_2", Pair(atlas, **inputs(moving="moving 2.nii.gz"), settings=Settings(device="cpu"))),
+        Entry("moving", PairFiles(atlas, **inputs(**moving), settings=Settings(similarity="mind", device="cpu"))),
+        Entry("moving_2", PairFiles(atlas, **inputs(moving="moving 2.nii.gz"), settings=Settings(device="cpu"))),
     ]
     assert [entry.pair.fixed for entry in entries("images.csv", atlas={"moving": atlas})] == list(
         inputs(first="moving.nii.gz", second="moving 2.nii.gz").values()

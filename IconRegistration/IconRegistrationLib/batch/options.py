@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..registration.settings import SETTINGS, Setting, Settings, kinds_of_settings
-from .pair import Outputs
+from .pair import OutputOptions
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +53,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings.from_plain({name: value for name, value in vars(args).items() if name in SETTINGS})
 
 
-def outputs_of(args: argparse.Namespace) -> Outputs:
+def outputs_of(args: argparse.Namespace) -> OutputOptions:
     """Return which files are wanted."""
-    return Outputs(not args.no_scene, not args.no_pictures, args.moving_resolution)
+    return OutputOptions(not args.no_scene, not args.no_pictures, args.moving_resolution)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairFiles:
     """Files, and how to register them. `initial` is a linear transform, `region` a label map; both as in `register`."""
 
     fixed: str
@@ -43,12 +43,12 @@ class Pair:
         return {role: path for role, path in given.items() if path}
 
 
-#: The fields of `Pair` that name files.
-ROLES = tuple(field.name for field in fields(Pair) if field.name not in ("guide", "settings"))
+#: The fields of `PairFiles` that name files.
+ROLES = tuple(field.name for field in fields(PairFiles) if field.name not in ("guide", "settings"))
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputOptions:
     """Which of the optional files are written."""
 
     scene: bool = True
@@ -57,7 +57,7 @@ class Outputs:
 
 
 def register_pair(
-    pair: Pair, folder: Path, outputs: Outputs, progress: Progress, load: Callable | None = None
+    pair: PairFiles, folder: Path, outputs: OutputOptions, progress: Progress, load: Callable | None = None
 ) -> tuple[Results, list[str]]:
     """Read, check, register and write into the empty `folder`: the results, and what was left out and why.
 
@@ -70,7 +70,7 @@ def register_pair(
 
 
 def compute_pair(
-    pair: Pair, inputs: Inputs, outputs: Outputs, progress: Progress, load: Callable | None = None
+    pair: PairFiles, inputs: Inputs, outputs: OutputOptions, progress: Progress, load: Callable | None = None
 ) -> Results:
     """Register what was read; `register_pair` without its folder."""
     from ..machine import keep_freed_memory
@@ -113,7 +113,7 @@ def check_settings(settings: Settings) -> None:
     find_card(settings.model)
 
 
-def read_inputs(pair: Pair) -> Inputs:
+def read_inputs(pair: PairFiles) -> Inputs:
     """Everything that is registered, checked as far as it can be before work begins."""
     import numpy as np
 

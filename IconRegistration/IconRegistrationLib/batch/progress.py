@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PAUSE = 5.0
 
 
-class Progress:
+class ProgressPrinter:
     """Called as progress(stage, fraction of the run in [0, 1]).
 
     as_json: an object per line on stdout, {"stage", "fraction", "seconds_left"}; otherwise text on stderr.

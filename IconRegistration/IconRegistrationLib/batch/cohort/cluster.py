@@ -21,7 +21,7 @@ from ...registration.settings import Settings
 if TYPE_CHECKING:
     from distributed import Client, SpecCluster
 
-    from ..pair import Pair
+    from ..pair import PairFiles
     from .entries import Entry
 
 #: Share of the memory that the workers may fill together; the rest is the driver's and the system's.
@@ -85,7 +85,7 @@ class Workers:
 
 def demand_of(entries: Sequence[Entry]) -> Demand:
     """By the headers of the largest files, for every kind of settings."""
-    largest: dict[Settings, list[tuple[int, Pair]]] = {}
+    largest: dict[Settings, list[tuple[int, PairFiles]]] = {}
     for entry in entries:
         found = largest.setdefault(entry.pair.settings, [])
         found.append((_bytes_on_disk(entry.pair), entry.pair))
@@ -99,14 +99,14 @@ def demand_of(entries: Sequence[Entry]) -> Demand:
     return Demand(max((demand.memory for demand in known), default=_USUAL_BYTES), max(seconds, default=None))
 
 
-def _bytes_on_disk(pair: Pair) -> int:
+def _bytes_on_disk(pair: PairFiles) -> int:
     from .job import files_of
 
     files = files_of(pair)
     return sum(files[role]["size"] or 0 for role in ("fixed", "moving"))
 
 
-def _demand(pair: Pair) -> Demand | None:
+def _demand(pair: PairFiles) -> Demand | None:
     """None for a pair that will fail for what its headers say."""
     import numpy as np
 

@@ -32,7 +32,7 @@ from ...errors import InputError
 from ...networks.catalog import checked_weights
 from ...workflow.folder import FolderError, clear_remains, trouble
 from ...workflow.pace import duration
-from ..pair import Outputs, check_settings, register_pair
+from ..pair import OutputOptions, check_settings, register_pair
 from ..progress import CohortProgress
 from . import cluster
 from .cluster import ClusterError, WorkersGone
@@ -66,7 +66,7 @@ _DIED = (
 def run_cohort(
     entries: Sequence[Entry],
     folder: Path,
-    outputs: Outputs | None = None,
+    outputs: OutputOptions | None = None,
     *,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -92,7 +92,7 @@ def run_cohort(
         if scheduler is None:
             _check_devices(entries)
         weights = _weights(entries, progress)
-        outputs = outputs or Outputs()
+        outputs = outputs or OutputOptions()
         jobs = (Job(entry, folder, outputs, weights[_network_of(entry)], register) for entry in entries)
         todo = _todo(jobs, retry_failed, tally)
         try:
@@ -115,7 +115,7 @@ def run_cohort(
                         progress.close()
                         progress.say(f"{gone} Others are started.")
         finally:
-            _count_unheard(todo, tally)
+            _count_late_results(todo, tally)
             clear_remains(folder / "pairs")
             _write_summary(folder, tally, progress)
     return tally
@@ -241,7 +241,7 @@ def _todo(jobs: Iterable[Job], retry_failed: bool, tally: Tally) -> list[Job]:
     return todo
 
 
-def _count_unheard(jobs: Iterable[Job], tally: Tally) -> None:
+def _count_late_results(jobs: Iterable[Job], tally: Tally) -> None:
     """Pairs whose results came while nobody listened any more."""
     for job in jobs:
         if job.entry.id in tally.left and state_of(job) == "done":

@@ -9,160 +9,241 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ...errors import InputError
+from ...errors import InputError, explain
 from ...registration.settings import Settings, kinds_of_settings
-from ..pair import Pair
-from .ids import _derived_ids, _given_ids
-from .rows import _Mistakes, _needed, _roles, _Row
+from ...text import tr
+from ..pair import PairFiles
+from .ids import derived_ids, given_ids
+from .rows import Row, RowError, required_columns, roles_by_column
 
-#: Fields of Settings and their annotated types, such as "float | None".
-_SETTINGS = kinds_of_settings()
+#: Annotated type of each field of Settings, such as "float | None".
+SETTING_TYPES = kinds_of_settings()
 
+#: What a cell of the column guide may hold.
 _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
-
-_SHOWN = 10
+#: How many mistakes are listed, and characters of each.
+_MAX_LISTED, _MAX_MISTAKE_LENGTH = 10, 400
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A pair of a cohort; `id` is the name of its folder of results."""
+    """A pair of a cohort.
+
+    Attributes
+    ----------
+    id : str
+        Name of its folder of results.
+    pair : PairFiles
+        Its files and settings.
+    """
 
     id: str
-    pair: Pair
+    pair: PairFiles
 
 
-def _entries(
+def entries_from_rows(
     source: str,
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     folder: str,
     defaults: Settings,
     guide: bool,
     atlas: Mapping[str, str] | None,
 ) -> list[Entry]:
-    """Entries of the rows of `source`; InputError that lists what is wrong with them."""
+    """Return the pairs that rows describe.
+
+    Parameters
+    ----------
+    source : str
+        What the rows were read from, for messages.
+    rows : sequence of Row
+        One for each pair.
+    folder : str
+        Absolute path at which relative paths in the rows start.
+    defaults : Settings
+        Settings of the rows that do not give their own.
+    guide : bool
+        Whether segments guide the rows that do not say.
+    atlas : mapping, optional
+        Files of the atlas by role, shared by all pairs.
+
+    Raises
+    ------
+    InputError
+        Lists the mistakes, each with its row and remedy.
+    """
     if not rows:
-        raise InputError(f"{source} holds no pairs; write a row for each, below a header that names the columns.")
-    roles = _roles(atlas)
-    settings_of = functools.cache(functools.partial(_changed, defaults, folder))
-    pairs, mistakes = {}, defaultdict(list)
-    for number, row in enumerate(rows):
+        raise InputError(
+            tr(
+                "{source} contains no pairs; write a row for each, below a header that names the columns.",
+                source=source,
+            )
+        )
+    roles = roles_by_column(atlas)
+    settings_of = functools.cache(functools.partial(override_settings, defaults, folder))
+    pairs: dict[int, PairFiles] = {}
+    mistakes: dict[int, list[str]] = defaultdict(list)
+    for index, row in enumerate(rows):
         try:
-            pairs[number] = _pair(row, roles, atlas or {}, folder, guide, settings_of)
-        except _Mistakes as found:
-            mistakes[number] += found.args
-    ids, wrong = _given_ids(rows)
-    derived, repeated = _derived_ids({number: rows[number] for number in pairs}, _needed(roles)[::-1], ids.values())
-    for number, mistake in (wrong | repeated).items():
-        mistakes[number].append(mistake)
+            pairs[index] = _pair(row, roles, atlas or {}, folder, guide, settings_of)
+        except RowError as found:
+            mistakes[index] += found.args
+    ids, wrong = given_ids(rows)
+    complete = {index: rows[index] for index in pairs}
+    derived, repeated = derived_ids(complete, required_columns(roles)[::-1], ids.values())
+    for index, mistake in (wrong | repeated).items():
+        mistakes[index].append(mistake)
     if mistakes:
-        listed = [f"{rows[number].where}: {mistake}" for number in sorted(mistakes) for mistake in mistakes[number]]
-        count = "a mistake" if len(listed) == 1 else f"{len(listed)} mistakes"
-        rest = [f"and {len(listed) - _SHOWN} more"] if len(listed) > _SHOWN else []
-        raise InputError("\n".join([f"{source} has {count}:", *map(_shortened, listed[:_SHOWN]), *rest]) + ".")
+        raise InputError(_listed(source, [(rows[i].position, text) for i in sorted(mistakes) for text in mistakes[i]]))
     ids |= derived
-    return [Entry(ids[number], pair) for number, pair in pairs.items()]
+    return [Entry(ids[index], pair) for index, pair in pairs.items()]
+
+
+def _listed(source: str, mistakes: Sequence[tuple[str, str]]) -> str:
+    """Return one text with a line for each mistake, given with its position."""
+    if len(mistakes) == 1:
+        text: str = tr("{source} has a mistake:", source=source)
+    else:
+        text = tr("{source} has {count} mistakes:", source=source, count=len(mistakes))
+    for position, mistake in mistakes[:_MAX_LISTED]:
+        text = tr("{above}\n{position}: {mistake}", above=text, position=position, mistake=_shortened(mistake))
+    more = len(mistakes) - _MAX_LISTED
+    return tr("{above}\nand {more} more.", above=text, more=more) if more > 0 else text
 
 
 def _shortened(mistake: str) -> str:
-    """A cell can hold a page; where it is and the remedy stay."""
-    return mistake if len(mistake) <= 400 else f"{mistake[:200]} ... {mistake[-180:]}"
+    """Omit the middle of a long sentence (a cell can hold a page): the column and the remedy stay."""
+    return mistake if len(mistake) <= _MAX_MISTAKE_LENGTH else f"{mistake[:200]} ... {mistake[-180:]}"
 
 
 def _pair(
-    row: _Row,
+    row: Row,
     roles: Mapping[str, str],
     atlas: Mapping[str, str],
     folder: str,
     guide: bool,
     settings_of: Callable[[str], Settings],
-) -> Pair:
-    """The pair of a row, or `_Mistakes`."""
+) -> PairFiles:
+    """Return the pair of a row. Raises RowError."""
     if row.mistakes:
-        raise _Mistakes(*row.mistakes)
-    cells, files, mistakes = row.cells, dict(atlas), []
+        raise RowError(*row.mistakes)
+    cells, files = row.cells, dict(atlas)
+    mistakes: list[str] = []
     for column, role in roles.items():
         path = cells.get(column)
         if isinstance(path, str):
-            files[role] = _path(folder, path)
+            files[role] = absolute_path(folder, path)
         elif path is not None:
-            mistakes.append(f"{column} is {path!r}; write the path of a file")
+            mistakes.append(tr("{column} is {value!r}; write the path of a file.", column=column, value=path))
         elif role in ("fixed", "moving"):
-            mistakes.append(f"{column} is empty; name an image")
+            mistakes.append(tr("{column} is empty; name an image.", column=column))
     if "fixed" in files and "moving" in files and os.path.normpath(files["fixed"]) == os.path.normpath(files["moving"]):
-        mistakes.append(f"{files['fixed']} is both fixed and moving; name two images")
+        mistakes.append(tr("{path} is both fixed and moving; name two images.", path=files["fixed"]))
     word = str(cells.get("guide", guide)).lower()
     if word not in _YES | _NO:
-        mistakes.append(f"guide is {cells['guide']!r}; write yes or no")
+        mistakes.append(tr("guide is {value!r}; write yes or no.", value=cells["guide"]))
     if word in _YES and not {"fixed_segmentation", "moving_segmentation"} <= files.keys():
-        mistakes.append("guide needs segmentations of both images; name them, or do without it")
-    written = {column: value for column, value in cells.items() if column in _SETTINGS}
+        mistakes.append(tr("guide needs segmentations of both images; name them, or write no."))
+    written = {column: value for column, value in cells.items() if column in SETTING_TYPES}
     try:
         settings = settings_of(json.dumps(written) if written else "{}")
-    except _Mistakes as found:
+    except RowError as found:
         mistakes += found.args
     if mistakes:
-        raise _Mistakes(*mistakes)
-    return Pair(**files, guide=word in _YES, settings=settings)
+        raise RowError(*mistakes)
+    return PairFiles(**files, guide=word in _YES, settings=settings)
 
 
-def _path(folder: str, path: str) -> str:
-    """Absolute, "~" expanded; the UID of a DICOM series stays at its end."""
+def absolute_path(folder: str, path: str) -> str:
+    """Return `path`, which may be relative to `folder` or start with "~", as an absolute one.
+
+    The UID of a DICOM series stays at its end.
+    """
     return os.path.join(folder, os.path.expanduser(path))
 
 
-def _changed(defaults: Settings, folder: str, written: str) -> Settings:
-    """The defaults with what a JSON object says, in which values may also be text as in a table; or `_Mistakes`."""
+def override_settings(defaults: Settings, folder: str, written: str) -> Settings:
+    """Return `defaults` with the values that a manifest gives.
+
+    Parameters
+    ----------
+    defaults : Settings
+        What is not written stays.
+    folder : str
+        Absolute path at which relative paths start.
+    written : str
+        A JSON object of values by field; a value may also be text as in a table. It is JSON so that answers can be
+        cached: thousands of rows have the same.
+
+    Raises
+    ------
+    RowError
+        If a value cannot be used.
+    """
     values = {name: value for name, value in json.loads(written).items() if value is not None}
     mistakes = []
     for name, value in values.items():
         if isinstance(value, str):
             try:
-                values[name] = _value(_SETTINGS.get(name, "str"), value)
-            except ValueError as error:
-                mistakes.append(f"{name} is {value!r}; write {error}")
+                values[name] = _parsed(SETTING_TYPES.get(name, "str"), value)
+            except ValueError:
+                expected = _expected(SETTING_TYPES[name])
+                mistakes.append(tr("{name} is {value!r}; write {expected}.", name=name, value=value, expected=expected))
     if mistakes:
-        raise _Mistakes(*mistakes)
+        raise RowError(*mistakes)
     try:
         settings = Settings.from_plain({**vars(defaults), **values})
-        if "weights_dir" in values:
-            settings = replace(settings, weights_dir=_path(folder, settings.weights_dir))
+        if settings.weights_dir and "weights_dir" in values:
+            settings = replace(settings, weights_dir=absolute_path(folder, settings.weights_dir))
         if "model" in values:
             settings = replace(settings, model=_model(folder, settings.model))
     except InputError as error:
-        raise _Mistakes(str(error).rstrip(".")) from None
+        raise RowError(explain(error)[1]) from None
     return settings
 
 
-def _value(kind: str, text: str):
-    """What a text means for a field of this kind; ValueError says what to write instead."""
-    try:
-        if kind.startswith("tuple"):
-            low, high = re.split(r"[\s;]+", text)
-            return float(low), float(high)
-        if kind.startswith("int"):
-            return int(text)
-        if kind.startswith("bool"):
-            return {**dict.fromkeys(_YES, True), **dict.fromkeys(_NO, False)}[text.lower()]
-        return float(text) if kind.startswith("float") else text
-    except (ValueError, KeyError):
-        expected = {"tuple": "two numbers, such as -160 240", "int": "a whole number", "float": "a number, such as 2.5"}
-        expected["bool"] = "yes or no"
-        raise ValueError(next(words for start, words in expected.items() if kind.startswith(start))) from None
+def _parsed(kind: str, text: str) -> Any:
+    """Return the value that a text means for a field of this annotated type, or raise ValueError."""
+    if kind.startswith("tuple"):
+        low, high = re.split(r"[\s;]+", text)
+        return float(low), float(high)
+    if kind.startswith("int"):
+        return int(text)
+    if kind.startswith("bool"):
+        if text.lower() not in _YES | _NO:
+            raise ValueError(text)
+        return text.lower() in _YES
+    return float(text) if kind.startswith("float") else text
 
 
-def everywhere(settings: Settings) -> Settings:
-    """Settings that mean the same to a worker, whose working folder is another; InputError for an unknown model."""
+def _expected(kind: str) -> str:
+    """Say what to write for a field of this annotated type."""
+    if kind.startswith("tuple"):
+        return tr("two numbers, such as -160 240")
+    if kind.startswith("bool"):
+        return tr("yes or no")
+    return tr("a whole number") if kind.startswith("int") else tr("a number, such as 2.5")
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return settings that mean the same to a worker, whose working folder is another.
+
+    Raises
+    ------
+    InputError
+        If the model is unknown.
+    """
     folder = os.getcwd()
-    weights_dir = settings.weights_dir and _path(folder, settings.weights_dir)
+    weights_dir = settings.weights_dir and absolute_path(folder, settings.weights_dir)
     return replace(settings, model=_model(folder, settings.model), weights_dir=weights_dir)
 
 
 def _model(folder: str, model: str) -> str:
-    """A known name as it is, a weights file as an absolute path; InputError if it is neither."""
+    """Return a known name as it is, a weights file as an absolute path; InputError if it is neither."""
     from ...networks.cards import CARDS
     from ...networks.catalog import find_card
 
-    model = model if model in CARDS else _path(folder, model)
+    model = model if model in CARDS else absolute_path(folder, model)
     find_card(model)
     return model

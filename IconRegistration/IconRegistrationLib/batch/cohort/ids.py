@@ -1,4 +1,4 @@
-"""Name the pairs of a cohort."""
+"""Name the pairs of a cohort: check the ids that a manifest gives, and derive the others from file names."""
 
 from __future__ import annotations
 
@@ -10,102 +10,137 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...errors import InputError
-from .rows import _Row
+from ...text import tr
+from .rows import Row
 
-#: Bytes of an id. It names a folder, and a hidden one that also bears a computer's name; file systems take 255.
-_LONGEST_ID = 100
+#: Bytes of an id. It names a folder, and a hidden one that also contains a computer's name; file systems take 255.
+MAX_ID_BYTES = 100
 
-_NOT_IN_AN_ID = re.compile(r'[<>:"/\\|?*]')
-
-#: Windows keeps these for devices, whatever follows the first dot.
+#: Characters that some file system does not allow in a name.
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
+#: Windows reserves these for devices, whatever follows the first dot.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 _IMAGE_SUFFIX = re.compile(r"(\.(nii|nrrd|nhdr|mha|mhd|hdr|img|mgh|mgz|vtk|tiff?))?(\.gz)?$", re.IGNORECASE)
 
 
-def _given_ids(rows: Sequence[_Row]) -> tuple[dict[int, str], dict[int, str]]:
-    """By the number of their row: the ids, and what is wrong with others."""
-    ids, mistakes, taken = {}, {}, {}
-    for number, row in enumerate(rows):
+def given_ids(rows: Sequence[Row]) -> tuple[dict[int, str], dict[int, str]]:
+    """Return the ids that rows give, and what is wrong with the others.
+
+    Returns
+    -------
+    ids, mistakes : dict
+        Both by the index of the row.
+    """
+    ids: dict[int, str] = {}
+    mistakes: dict[int, str] = {}
+    taken: dict[str, str] = {}
+    for index, row in enumerate(rows):
         if "id" not in row.cells:
             continue
         id = row.cells["id"]
         id = str(id) if type(id) is int else id
-        wrong = _id_mistake(id)
-        if wrong is None:
-            first = taken.setdefault(_folded(id), row.where)
-            wrong = None if first == row.where else f"is that of {first} (upper and lower case are one); choose another"
-        if wrong is None:
-            ids[number] = id
+        mistake = _id_mistake(id)
+        if mistake is None:
+            first = taken.setdefault(_folded(id), row.position)
+            if first != row.position:
+                mistake = tr(
+                    "the id {id!r} is already that of {first} (case does not distinguish them); choose another.",
+                    id=id,
+                    first=first,
+                )
+        if mistake is None:
+            ids[index] = id
         else:
-            mistakes[number] = f"the id {id!r} {wrong}"
+            mistakes[index] = mistake
     return ids, mistakes
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """A name for each file, as pairs without an id get one: all different, and fit for a folder.
+    """Return a name for each file, derived as for pairs without an id: all different, and valid for a folder.
 
-    Raises InputError for a file that is there twice.
+    Raises
+    ------
+    InputError
+        If a file is listed twice.
     """
-    names, repeated = _derived_ids({n: _Row("", {"image": path}) for n, path in enumerate(paths)}, ["image"], ())
+    names, repeated = derived_ids({n: Row("", {"image": path}) for n, path in enumerate(paths)}, ["image"], ())
     if repeated:
-        raise InputError(f"{paths[min(repeated)]} is there twice; leave one away.")
+        raise InputError(tr("{path} is listed twice; remove one of them.", path=paths[min(repeated)]))
     return [names[n] for n in range(len(paths))]
 
 
+def derived_ids(
+    rows: Mapping[int, Row], columns: Sequence[str], given: Iterable[str]
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Return ids for the rows that give none, and which of these rows repeat another.
+
+    A name is that of the files; with the names of their folders where rows would otherwise share one; with a hash of
+    all cells where that does not help. It does not depend on the order of the rows, so that adding a row changes no
+    name except one that it would share.
+
+    Parameters
+    ----------
+    rows : mapping
+        Rows by index.
+    columns : sequence of str
+        The columns whose files make the name, in this order.
+    given : iterable of str
+        Ids that are taken.
+
+    Returns
+    -------
+    ids, mistakes : dict
+        Both by the index of the row.
+    """
+    ids: dict[int, str] = {}
+    taken = set(map(_folded, given))
+    pending = [index for index, row in rows.items() if "id" not in row.cells]
+    for depth in (1, 2, 3):
+        names = {index: _name([rows[index].cells[column] for column in columns], depth) for index in pending}
+        folded = {index: _folded(name) for index, name in names.items()}
+        count = Counter(folded.values())
+        own = [index for index in pending if count[folded[index]] == 1 and folded[index] not in taken]
+        ids |= {index: names[index] for index in own if _id_mistake(names[index]) is None}
+        taken |= {folded[index] for index in own}
+        pending = [index for index in pending if index not in ids]
+    mistakes: dict[int, str] = {}
+    for index in pending:
+        cells = rows[index].cells
+        name = _name([cells[column] for column in columns], 1).replace(".", "_") or "pair"
+        digest = hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()[:12]
+        ids[index] = f"{name.encode()[: MAX_ID_BYTES - 20].decode(errors='ignore')}-{digest}"
+        if _folded(ids[index]) in taken:
+            mistakes[index] = tr("it repeats another; remove it, or give both an id.")
+        taken.add(_folded(ids[index]))
+    return ids, mistakes
+
+
 def _id_mistake(id) -> str | None:
-    """Why a folder cannot have this name on every system."""
+    """Say why a folder cannot have this name on every system; None if it can."""
     if not isinstance(id, str):
-        return "is no text; quote it"
-    if len(id.encode()) > _LONGEST_ID:
-        return f"is longer than {_LONGEST_ID} bytes; shorten it"
+        return tr("the id {id!r} is not text; quote it.", id=id)
+    if len(id.encode()) > MAX_ID_BYTES:
+        return tr("the id {id!r} is longer than {limit} bytes; shorten it.", id=id, limit=MAX_ID_BYTES)
     if id.startswith(".") or id.endswith("."):
-        return "begins or ends with a dot; it names a folder, leave the dot out"
-    unsafe = _NOT_IN_AN_ID.search(id)
-    if unsafe or not id.isprintable():
-        return f"holds {unsafe.group() if unsafe else 'an invisible character'}; it names a folder, leave that out"
+        return tr("the id {id!r} begins or ends with a dot; it names a folder, so omit the dot.", id=id)
+    forbidden = _FORBIDDEN.search(id)
+    if forbidden:
+        return tr("the id {id!r} contains {character}; it names a folder, so omit that.", id=id, character=forbidden[0])
+    if not id.isprintable():
+        return tr("the id {id!r} contains an invisible character; it names a folder, so omit that.", id=id)
     if id.partition(".")[0].strip().lower() in _RESERVED:
-        return "is a name that Windows keeps for a device; choose another"
+        return tr("the id {id!r} is a name that Windows reserves for a device; choose another.", id=id)
     return None
 
 
 def _folded(id: str) -> str:
-    """The same for two ids that are one folder on some file system."""
+    """Return the same text for two ids that are one folder on some file system."""
     return unicodedata.normalize("NFC", id).casefold()
 
 
-def _derived_ids(
-    rows: Mapping[int, _Row], columns: Sequence[str], given: Iterable[str]
-) -> tuple[dict[int, str], dict[int, str]]:
-    """By the number of their row: ids of those that were given none, and which of them repeat another.
-
-    A name is that of the files; with their folders' where rows would else share one; with a hash of all cells where
-    that does not help. It does not hang on the order of the rows, so that a row more changes no name but one it shares.
-    """
-    ids, taken = {}, set(map(_folded, given))
-    pending = [number for number, row in rows.items() if "id" not in row.cells]
-    for depth in (1, 2, 3):
-        names = {number: _name([rows[number].cells[column] for column in columns], depth) for number in pending}
-        folded = {number: _folded(name) for number, name in names.items()}
-        count = Counter(folded.values())
-        own = [number for number in pending if count[folded[number]] == 1 and folded[number] not in taken]
-        ids |= {number: names[number] for number in own if _id_mistake(names[number]) is None}
-        taken |= {folded[number] for number in own}
-        pending = [number for number in pending if number not in ids]
-    mistakes = {}
-    for number in pending:
-        cells = rows[number].cells
-        name = _name([cells[column] for column in columns], 1).replace(".", "_") or "pair"
-        digest = hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()[:12]
-        ids[number] = f"{name.encode()[: _LONGEST_ID - 20].decode(errors='ignore')}-{digest}"
-        if _folded(ids[number]) in taken:
-            mistakes[number] = "it repeats another; remove it, or give both an id"
-        taken.add(_folded(ids[number]))
-    return ids, mistakes
-
-
 def _name(paths: Sequence[str], depth: int) -> str:
-    """The last parts of each path, as "moving_to_fixed"."""
+    """Join the last parts of each path, as "moving_to_fixed"."""
     names = []
     for path in paths:
         parts = [part for part in re.split(r"[/\\]", path) if part.strip(".")]

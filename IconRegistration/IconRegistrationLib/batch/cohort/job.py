@@ -29,7 +29,7 @@ from ...io.writing import sha256_of
 from ...networks import catalog
 from ...text import english, one_line
 from ...workflow.folder import check_folder, written_whole
-from ..pair import Outputs, Pair, register_pair
+from ..pair import OutputOptions, PairFiles, register_pair
 from .entries import Entry
 from .table import whole
 
@@ -53,7 +53,7 @@ class Job:
 
     entry: Entry
     folder: Path
-    outputs: Outputs = field(default_factory=Outputs)
+    outputs: OutputOptions = field(default_factory=OutputOptions)
     weights: str | None = None
     register: Callable = register_pair
 
@@ -177,7 +177,7 @@ def key_of(job: Job, files: dict) -> str:
 # --------------------------------------------------------------------------------------------------------- the files
 
 
-def files_of(pair: Pair, known: dict | None = None) -> dict[str, dict]:
+def files_of(pair: PairFiles, known: dict | None = None) -> dict[str, dict]:
     """ "path", "size", "mtime_ns" and "sha256" of every file by its role, as they are now.
 
     Of what consists of several files, size and time are sums. A file that is not there has None.

@@ -1,4 +1,4 @@
-"""Which pairs a cohort registers: a table, a JSON file or a BIDS folder; image to image, or all with one atlas."""
+"""Read the pairs of a cohort from a table or a JSON file."""
 
 from __future__ import annotations
 
@@ -11,93 +11,125 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...registration.settings import Settings
-from .entries import _SETTINGS, Entry, _changed, _entries
-from .rows import _Mistakes, _needed, _read_text, _roles, _Row
+from ...text import tr
+from .entries import SETTING_TYPES, Entry, entries_from_rows, override_settings
+from .rows import Row, RowError, read_text_file, required_columns, roles_by_column
 
 
 def read_manifest(
     path: str | Path, defaults: Settings, guide: bool = False, atlas: Mapping[str, str] | None = None
 ) -> list[Entry]:
-    """The pairs of a CSV file (comma, semicolon or tab) or a JSON file, in its order.
+    """Return the pairs of a CSV or JSON file, in its order. docs/cohort.md describes the file for users.
 
-    JSON is a list of objects, or {"pairs": [...], "settings": {...}}. Columns, and names in the objects: id, the roles
-    of a `Pair`, guide, the fields of `Settings`. With an atlas (its files by their role) the columns image,
-    segmentation, landmarks and mask name files of the other side. A row counts more than the file's settings, and
-    these more than `defaults`. Paths start at the manifest's folder. docs/cohort.md describes all this for users.
+    Parameters
+    ----------
+    path : str or Path
+        A table (comma, semicolon or tab), or JSON: a list of objects, or ``{"pairs": [...], "settings": {...}}``.
+        Columns, or names in the objects, are id, the roles of `PairFiles`, guide, and the fields of `Settings`. Paths
+        in the file start at its folder.
+    defaults : Settings
+        A row overrides the file's settings, and these override `defaults`.
+    guide : bool
+        Whether segments guide the pairs that do not say.
+    atlas : mapping, optional
+        Files of the atlas by role. With one, the columns image, segmentation, landmarks and mask name the files of the
+        other side.
 
-    Raises InputError that lists the mistakes, each with its row and remedy.
+    Raises
+    ------
+    InputError
+        Lists the mistakes, each with its row and remedy.
     """
     path = Path(os.path.expanduser(path))
-    text = _read_text(path)
+    text = read_text_file(path)
     folder = os.path.abspath(path.parent)
-    roles = _roles(atlas)
+    roles = roles_by_column(atlas)
     read = _json_rows if path.suffix.lower() == ".json" else _table_rows
-    rows, settings = read(text, {"id", *roles, "guide", *_SETTINGS}, _needed(roles))
+    rows, settings = read(text, {"id", *roles, "guide", *SETTING_TYPES}, required_columns(roles))
     try:
-        defaults = _changed(defaults, folder, json.dumps(settings))
-    except _Mistakes as found:
-        rows = [_Row("the settings", {}, found.args), *rows]
-    return _entries(str(path), rows, folder, defaults, guide, atlas)
+        defaults = override_settings(defaults, folder, json.dumps(settings))
+    except RowError as found:
+        rows = [Row(tr("the settings"), {}, found.args), *rows]
+    return entries_from_rows(str(path), rows, folder, defaults, guide, atlas)
 
 
-def _table_rows(text: str, columns: set[str], needed: Sequence[str]) -> tuple[list[_Row], dict]:
-    """Rows of a table, whose first line names the columns and tells the separator; no settings."""
-    header, rows, line = None, [], 1
+def _table_rows(text: str, columns: set[str], required: Sequence[str]) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows of a table, whose first line names the columns and tells the separator; it has no settings."""
+    header: list[str | None] | None = None
+    rows: list[Row] = []
+    line = 1
     separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         for record in reader:
-            where, line = f"row {line}", reader.line_num + 1
+            first_line, line = line, reader.line_num + 1
             cells = [cell.strip() for cell in record]
             if not any(cells):
                 continue
             if header is None:
-                header, found = _known(cells, columns)
-                found += [f"the column {name!r} is missing; add it" for name in needed if name not in header]
-                if found:
-                    return [_Row(f"{where}, the header", {}, found)], {}
+                header, mistakes = _known(cells, columns)
+                missing = [name for name in required if name not in header]
+                mistakes += [tr("the column {name!r} is missing; add it.", name=name) for name in missing]
+                if mistakes:
+                    return [Row(tr("row {line}, the header", line=first_line), {}, mistakes)], {}
             elif len(cells) < len(header) or any(cells[len(header) :]):
-                found = f"{len(cells)} cells, where the header has {len(header)}; quote what holds a {separator!r}"
-                rows.append(_Row(where, {}, [found]))
+                mistake = tr(
+                    "it has {count} cells, but the header has {expected}; quote a cell that contains {separator!r}.",
+                    count=len(cells),
+                    expected=len(header),
+                    separator=separator,
+                )
+                rows.append(Row(tr("row {line}", line=first_line), {}, [mistake]))
             else:
-                rows.append(_Row(where, _filled(header, cells)))
+                rows.append(Row(tr("row {line}", line=first_line), _filled(header, cells)))
     except csv.Error as error:
-        found = f"quotes that do not match ({error}); close them, and double a quote within quotes"
-        rows.append(_Row(f"row {line}", {}, [found]))
+        mistake = tr("its quotes do not match ({reason}); close them, and double a quote within quotes.", reason=error)
+        rows.append(Row(tr("row {line}", line=line), {}, [mistake]))
     return rows, {}
 
 
-def _json_rows(text: str, columns: set[str], needed: Sequence[str]) -> tuple[list[_Row], dict]:
-    """Rows and settings of a JSON file."""
-    expected = 'write a list of objects, or {"pairs": [...], "settings": {...}}'
+def _json_rows(text: str, columns: set[str], required: Sequence[str]) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows and settings of a JSON file."""
+    expected = tr('write a list of objects, or {{"pairs": [...], "settings": {{...}}}}')
+
+    def refused(mistake: str) -> tuple[list[Row], dict[str, Any]]:
+        return [Row(tr("the file"), {}, [mistake])], {}
+
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return [_Row("the file", {}, [f"it is not JSON ({error}); {expected}"])], {}
+        return refused(tr("it is not JSON ({reason}); {expected}.", reason=error, expected=expected))
     if isinstance(content, list):
         content = {"pairs": content}
     if not isinstance(content, dict) or not {"pairs"} <= content.keys() <= {"pairs", "settings"}:
-        return [_Row("the file", {}, [f"it does not hold pairs; {expected}"])], {}
+        return refused(tr("it does not hold pairs; {expected}.", expected=expected))
     pairs, settings = content["pairs"], content.get("settings", {})
     if not isinstance(pairs, list) or not isinstance(settings, dict):
-        return [_Row("the file", {}, [f"its pairs are no list, or its settings no object; {expected}"])], {}
+        return refused(tr("its pairs are not a list, or its settings not an object; {expected}.", expected=expected))
     known = functools.cache(lambda names: _known(names, columns))  # most objects have the same names
     rows = []
     for number, pair in enumerate(pairs, start=1):
+        position = tr("pair {number}", number=number)
         if not isinstance(pair, dict):
-            rows.append(_Row(f"pair {number}", {}, [f"it is no object; write one with {' and '.join(needed)}"]))
+            mistake = tr("it is not an object; write one with the keys {names}.", names=", ".join(required))
+            rows.append(Row(position, {}, [mistake]))
             continue
-        header, found = known(tuple(pair))
+        header, mistakes = known(tuple(pair))
         cells = [value.strip() if isinstance(value, str) else value for value in pair.values()]
-        found = found or [f"{cell!r} holds what is no character; correct it" for cell in cells if not _is_text(cell)]
-        rows.append(_Row(f"pair {number}", {} if found else _filled(header, cells), found))
+        mistakes = mistakes or [
+            tr("{value!r} contains something that is not a character; correct it.", value=cell)
+            for cell in cells
+            if not _is_text(cell)
+        ]
+        rows.append(Row(position, {} if mistakes else _filled(header, cells), mistakes))
     return rows, settings
 
 
-def _is_text(cell) -> bool:
-    """False for a string that no file can be called by: JSON can write halves of a character, and zeros."""
+def _is_text(cell: Any) -> bool:
+    """Return False for a string that cannot name a file: JSON can write halves of a character, and zeros."""
     try:
         return not isinstance(cell, str) or b"\0" not in cell.encode()
     except UnicodeEncodeError:
@@ -105,24 +137,34 @@ def _is_text(cell) -> bool:
 
 
 def _known(names: Sequence[str], columns: set[str]) -> tuple[list[str | None], list[str]]:
-    """Names as the columns are called, None for what is not read (unnamed, or marked with #); and what is wrong."""
+    """Return names as the columns are called, None for ignored ones (unnamed, or marked with #); and the mistakes."""
     found: list[str | None] = []
-    mistakes = []
+    mistakes: list[str] = []
     for written in names:
         name = re.sub(r"[\s-]+", "_", written.strip()).lower()
         if not name or name.startswith("#"):
             found.append(None)
             continue
         if name not in columns:
-            near = difflib.get_close_matches(name, sorted(columns), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(columns))}."
-            mistakes.append(f"no column is called {written!r}; {hint} Begin its name with # if it is not to be read")
+            mistakes.append(_unknown_column(written, name, sorted(columns)))
         elif name in found:
-            mistakes.append(f"the column {name!r} is there twice; remove one")
+            mistakes.append(tr("the column {name!r} appears twice; remove one.", name=name))
         found.append(name)
     return found, mistakes
 
 
-def _filled(header: Sequence[str | None], cells: Sequence) -> dict[str, object]:
-    """The cells that have a name and a value."""
+def _unknown_column(written: str, name: str, columns: Sequence[str]) -> str:
+    """Return the sentence about a column that nobody reads."""
+    near = difflib.get_close_matches(name, columns, n=1)
+    if near:
+        hint = tr("did you mean {column!r}?", column=near[0])
+    else:
+        hint = tr("choose from {columns}.", columns=", ".join(columns))
+    return tr(
+        "no column is called {written!r}; {hint} To ignore it, start its name with #.", written=written, hint=hint
+    )
+
+
+def _filled(header: Sequence[str | None], cells: Sequence[Any]) -> dict[str, Any]:
+    """Return the cells that have a name and a value."""
     return {name: cell for name, cell in zip(header, cells, strict=False) if name and cell is not None and cell != ""}

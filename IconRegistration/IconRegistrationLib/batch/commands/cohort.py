@@ -12,11 +12,11 @@ from ...errors import InputError
 from ...workflow.folder import FolderError
 from ..cohort.cluster import ClusterError
 from ..cohort.driver import run_cohort
-from ..cohort.entries import Entry, everywhere
+from ..cohort.entries import Entry, with_absolute_paths
 from ..cohort.selection import add_entries, entries_of
 from ..cohort.tally import Tally
 from ..options import add_outputs, add_settings, outputs_of, settings_of
-from ..pair import Outputs
+from ..pair import OutputOptions
 from ..progress import CohortProgress
 
 
@@ -48,7 +48,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 if all pairs are done, 3 if some failed, 1 if it could not go on."""
     check_execution(args)
-    entries, notes = entries_of(args, everywhere(settings_of(args)))
+    entries, notes = entries_of(args, with_absolute_paths(settings_of(args)))
     return run_entries(args, entries, notes, outputs_of(args))
 
 
@@ -62,7 +62,9 @@ def check_execution(args: argparse.Namespace) -> None:
         raise InputError(f"--timeout is {args.timeout:g} minutes; it must be positive.")
 
 
-def run_entries(args: argparse.Namespace, entries: Sequence[Entry], notes: Iterable[str], outputs: Outputs) -> int:
+def run_entries(
+    args: argparse.Namespace, entries: Sequence[Entry], notes: Iterable[str], outputs: OutputOptions
+) -> int:
     """Run them as the options say, and say how it went: the exit code of `run`."""
     progress = CohortProgress(args.json, args.debug)
     for note in notes:

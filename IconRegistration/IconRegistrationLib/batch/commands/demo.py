@@ -14,7 +14,7 @@ import numpy as np
 
 from ...workflow.folder import check_folder, output_folder
 from ..outputs import list_files, write_inputs, write_results
-from ..progress import Progress
+from ..progress import ProgressPrinter
 
 if TYPE_CHECKING:
     from ...workflow.results import Results
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """The phantom, registered: table, error against the truth, and what to open."""
     folder = check_folder(args.out, args.overwrite)
-    progress = Progress()
+    progress = ProgressPrinter()
     try:
         result = register_phantom(folder, args.size, progress)
     finally:
@@ -52,7 +52,7 @@ class Demo:
     after: tuple[float, float]
 
 
-def register_phantom(folder: Path, size: int, progress: Progress) -> Demo:
+def register_phantom(folder: Path, size: int, progress: ProgressPrinter) -> Demo:
     """Make the phantom of about `size`^3 voxels, register it with the default settings, write all of it to `folder`."""
     from ...demo.phantom import make_phantom
     from ...machine import keep_freed_memory

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ...errors import InputError
-from ..progress import Progress
+from ..progress import ProgressPrinter
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--download needs the name of a model; see icon-registration models.")
     cards = [find_card(args.name)] if args.name else list(CARDS.values())
     if args.download:
-        progress = Progress(args.json)
+        progress = ProgressPrinter(args.json)
         try:
             fetch_weights(cards[0], args.weights_dir, lambda done, total: progress("download", done / max(total, 1)))
         finally:

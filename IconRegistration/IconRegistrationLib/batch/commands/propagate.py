@@ -19,15 +19,14 @@ from pathlib import Path
 from ...errors import InputError
 from ...registration.settings import Settings
 from ...workflow.folder import FolderError, trouble
-from ..cohort.entries import Entry, everywhere
-from ..cohort.ids import names_of
+from ..cohort.entries import Entry, with_absolute_paths
+from ..cohort.ids import MAX_ID_BYTES, names_of
 from ..cohort.job import ROW, read_row, write_row
 from ..options import add_settings, settings_of
-from ..pair import Outputs, Pair, check_files
+from ..pair import OutputOptions, PairFiles, check_files
 from .cohort import add_execution, check_execution, run_entries
 
 MAJORITY, LOCAL = "majority", "local"
-_LONGEST_ID = 100
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 if every image has the labels of every atlas, 3 if some could not be registered, 1 as cohort."""
     check_execution(args)
-    targets = targets_of(args.images, args.atlas, everywhere(settings_of(args)))
+    targets = targets_of(args.images, args.atlas, with_absolute_paths(settings_of(args)))
     args.out = args.out.expanduser().resolve()
     entries = [entry for target in targets for entry in target.entries]
-    code = run_entries(args, entries, (), Outputs(scene=False, pictures=not args.no_pictures))
+    code = run_entries(args, entries, (), OutputOptions(scene=False, pictures=not args.no_pictures))
     if code == 1:
         return code
     written = 0
@@ -107,7 +106,7 @@ def targets_of(images: Sequence[str], atlases: Sequence[Sequence[str]], settings
             name,
             image,
             tuple(
-                Entry(_id(name, atlas_name), Pair(image, atlas, moving_segmentation=labels, settings=settings))
+                Entry(_id(name, atlas_name), PairFiles(image, atlas, moving_segmentation=labels, settings=settings))
                 for atlas_name, (atlas, labels) in zip(atlas_names, atlases, strict=True)
             ),
         )
@@ -123,10 +122,10 @@ def _absolute(paths: Sequence[str]) -> list[str]:
 def _id(image: str, atlas: str) -> str:
     """Of the pair; a name that is too long for a folder ends in a hash of it."""
     name = f"{image}_from_{atlas}"
-    if len(name.encode()) <= _LONGEST_ID:
+    if len(name.encode()) <= MAX_ID_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return f"{name.encode()[: _LONGEST_ID - 13].decode(errors='ignore')}-{digest}"
+    return f"{name.encode()[: MAX_ID_BYTES - 13].decode(errors='ignore')}-{digest}"
 
 
 def write_segmentation_of(target: Target, folder: Path, fusion: str, agreement: bool) -> bool:

@@ -12,8 +12,8 @@ from ...workflow.folder import check_folder, output_folder
 from ...workflow.outputs import files_in
 from ..options import add_outputs, add_settings, outputs_of, settings_of
 from ..outputs import list_files
-from ..pair import ROLES, Pair, check_files, check_settings, compute_pair, read_inputs, register_pair
-from ..progress import Progress
+from ..pair import ROLES, PairFiles, check_files, check_settings, compute_pair, read_inputs, register_pair
+from ..progress import ProgressPrinter
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--json", action="store_true", help="progress and results as JSON objects on stdout")
 
 
-def pair_of(args: argparse.Namespace) -> Pair:
+def pair_of(args: argparse.Namespace) -> PairFiles:
     """What the options say is to be registered."""
     args.fixed_landmarks, args.moving_landmarks = args.landmarks or (None, None)
-    return Pair(**{role: getattr(args, role) for role in ROLES}, guide=args.guide, settings=settings_of(args))
+    return PairFiles(**{role: getattr(args, role) for role in ROLES}, guide=args.guide, settings=settings_of(args))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("Nothing would be written; give --out DIR, --transform-out FILE or --warped-out FILE.")
     check_files(pair.files.values())
     check_settings(pair.settings)
-    progress = Progress(args.json)
+    progress = ProgressPrinter(args.json)
     try:
         if folder is None:
             results = compute_pair(pair, read_inputs(pair), outputs, progress)
