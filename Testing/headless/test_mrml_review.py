@@ -610,6 +610,8 @@ def test_the_trust_card_is_a_table(scene):
     report = SimpleNamespace(rows=lambda: rows, verdicts=verdicts)
     node = review.report_table(scene, report, "trust")
     assert node.GetNumberOfRows() == 4
+    titles = ["Group", "Name", "Measure", "Unit", "Before", "After", "Meaning"]
+    assert [node.GetColumnName(column) for column in range(7)] == titles
     text = [[node.GetCellText(row, column) for column in range(7)] for row in range(4)]
     assert text[0] == ["Verdict", "green", "Folding", "", "", "0", "none"]
     assert text[1] == ["Segments", "liver", "Dice", "", "0.5", "0.9", ""]

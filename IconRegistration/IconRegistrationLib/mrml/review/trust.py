@@ -93,7 +93,7 @@ def report_table(scene, report, name: str, node=None):
     node = node or scene.AddNewNodeByClass("vtkMRMLTableNode", name)
     rows = [("Verdict", v.level, v.measure, "", None, v.value, v.meaning) for v in report.verdicts]
     rows += [(r.group, r.name, r.measure, r.unit, r.before, r.after, "") for r in report.rows()]
-    titles = ("Group", "Name", "Measure", "Unit", "SceneRestorePoint", "After", "Meaning")
+    titles = ("Group", "Name", "Measure", "Unit", "Before", "After", "Meaning")
     table = vtk.vtkTable()
     for title, values in zip(titles, zip(*rows, strict=True), strict=True):
         column = vtk.vtkStringArray()
