@@ -649,7 +649,7 @@ def test_harden_by_the_real_worker(scene, monkeypatch, tmp_path):
         tick(reviewed.ui.labelsList, "liver")
         there = set(nodes_of_class(scene, "vtkMRMLSegmentationNode"))
         reviewed.click("hardenButton")
-        process_until(lambda: not panel.busy, 60)
+        process_until(lambda: not panel.busy)
         (made,) = set(nodes_of_class(scene, "vtkMRMLSegmentationNode")) - there
         assert_hardened(reviewed, made, ["liver"])
     finally:

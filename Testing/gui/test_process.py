@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-import qt
 import slicer
 from slicerharness import process_until, settle
+from waiting import PATIENCE
 
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
@@ -130,11 +130,9 @@ def test_the_child_gets_its_environment(worker_of, told):
 
 
 def test_an_idle_child_may_be_silent(worker_of, told):
-    worker = worker_of("serve()", silence=0.2, start_silence=5)
+    worker = worker_of("serve()")
     run(worker, told)
-    later = []
-    qt.QTimer.singleShot(600, lambda: later.append(True))
-    process_until(lambda: later)
+    assert not worker._watch.active, "nothing counts how long it is silent"
     assert worker.info
     run(worker, told)
     assert [entry[0] for entry in told] == ["ready", "result", "result"]
@@ -211,7 +209,14 @@ def test_the_gpu_is_released_between_requests(worker_of, told):
 CANCELLED = ("failed", "cancelled", "Cancelled; nothing was changed.", "")
 
 
-def test_a_worker_that_answers_a_cancel_stays_warm(worker_of, told):
+@pytest.fixture
+def time_to_answer(monkeypatch):
+    """A cancelled worker, or one that is told to end, is not killed meanwhile, however slow the machine."""
+    monkeypatch.setattr(process, "CANCEL_SECONDS", PATIENCE)
+    monkeypatch.setattr(process, "END_SECONDS", PATIENCE)
+
+
+def test_a_worker_that_answers_a_cancel_stays_warm(worker_of, told, time_to_answer):
     worker = worker_of(
         """
         ready()
@@ -250,7 +255,9 @@ def test_a_worker_that_does_not_answer_a_cancel_is_killed(worker_of, told):
     pid = worker.info["pid"]
     worker.cancel()
     told.clear()
-    process_until(lambda: not worker.busy, seconds=1.0)
+    assert worker._cancel_deadline.active
+    assert process.CANCEL_SECONDS < 1
+    process_until(lambda: not worker.busy)
     assert told == [CANCELLED], "no progress after the cancel"
     process_until(lambda: not is_alive(pid))
     settle()
@@ -260,13 +267,13 @@ def test_a_worker_that_does_not_answer_a_cancel_is_killed(worker_of, told):
     assert worker.info["pid"] != pid
 
 
-def test_a_result_that_crosses_the_cancel_is_dropped(worker_of, told):
+def test_a_result_that_crosses_the_cancel_is_dropped(worker_of, told, time_to_answer):
     worker = worker_of(
         """
         ready()
         first, *_ = (request["id"] for request in (next(requests()), next(requests())))
         say(id=first, result={})
-        time.sleep(60)
+        list(requests())
         """
     )
     worker.submit(REGISTER)
@@ -277,7 +284,7 @@ def test_a_result_that_crosses_the_cancel_is_dropped(worker_of, told):
     assert worker.info, "it is kept: it is free again"
 
 
-def test_a_worker_that_dies_of_the_cancel_has_been_cancelled(worker_of, told):
+def test_a_worker_that_dies_of_the_cancel_has_been_cancelled(worker_of, told, time_to_answer):
     worker = worker_of("ready(); next(requests()); next(requests()); sys.exit(1)")
     worker.submit(REGISTER)
     process_until(lambda: worker.info)
@@ -409,26 +416,40 @@ def test_a_worker_that_never_gets_ready_is_ended(worker_of, told):
     process_until(lambda: not process._running)
 
 
+#: A sign of life as often as one is asked for; then its result.
 BEATING = """
 ready()
-for request in requests():
-    for _ in range(20):
-        say(id=request["id"], alive=True)
-        time.sleep(0.05)
-    say(id=request["id"], result={})
+number = next(requests())["id"]
+for message in requests():
+    say(id=number, **({"alive": True} if "beat" in message else {"result": {}}))
 """
 
 
 def test_a_worker_that_shows_signs_of_life_is_left_alone(worker_of, told):
     """It works for longer than it may be silent."""
-    assert run(worker_of(BEATING, silence=0.4), told) == ("result", {})
+    worker = worker_of(BEATING)
+    worker.submit(REGISTER)
+    process_until(lambda: worker.info)
+    for _ in range(5):
+        for _ in range(process._TICKS - 1):
+            worker._tick()
+        worker._child.send({"beat": True})
+        process_until(lambda: worker._ticks == 0)
+    worker._child.send({"end": True})
+    process_until(told.ends)
+    assert told.ends() == [("result", {})]
 
 
 def test_a_window_that_was_busy_itself_blames_no_worker(worker_of, told):
     worker = worker_of(BEATING, silence=0.4)
     worker.submit(REGISTER)
     process_until(lambda: worker.info)
+    worker._watch_for(0.4)
     time.sleep(0.6)
+    slicer.app.processEvents()
+    worker._watch.stop()
+    assert worker._ticks == 1, "however long the window was busy"
+    worker._child.send({"end": True})
     process_until(told.ends)
     assert told.ends() == [("result", {})]
 
@@ -445,7 +466,7 @@ def test_an_idle_worker_may_die_unnoticed(worker_of, told):
 # ------------------------------------------------------------------------------------------------ the end
 
 
-def test_stop_ends_the_child_without_a_word(worker_of, told, tmp_path):
+def test_stop_ends_the_child_without_a_word(worker_of, told, tmp_path, time_to_answer):
     """The end of its input is enough, and it has the time to tidy up."""
     worker = worker_of("ready(); list(requests()); open(sys.argv[0] + '.tidy', 'w').close()")
     worker.submit(REGISTER)
@@ -570,7 +591,7 @@ def test_the_real_worker_registers(told, tmp_path):
         exchange.write_inputs(Path(folder) / "inputs", inputs)
         settings = {"refine": "field", "spacing": 12.0, "steps": 5, "align": "centre", "device": "cpu"}
         worker.submit({"request": "register", "folder": folder, "settings": settings, "options": {}})
-        process_until(told.ends, seconds=240)
+        process_until(told.ends)
         assert told[-1][0] == "result", told[-1]
         results = exchange.read_results(Path(folder) / "results")
     assert worker.info["devices"][-1]["name"] == "cpu"

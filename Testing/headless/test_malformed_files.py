@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from waiting import PATIENCE
 
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import read_image, write_image
@@ -36,8 +37,6 @@ pytest.importorskip("itk")
 COPIES = 40
 #: Bytes by which the reading process may grow for a small file; ITK loads its parts as they are needed.
 MOST_MEMORY = 1 << 30
-#: Seconds after which a reader counts as hanging.
-PATIENCE = 60
 
 READER = """
 import contextlib, io, json, os, re, sys

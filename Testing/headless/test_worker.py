@@ -18,6 +18,7 @@ import pytest
 import torch
 from test_catalog import Publisher
 from test_exchange import assert_same, some_results
+from waiting import PATIENCE
 
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import DeviceMemoryError, InputError
@@ -33,8 +34,6 @@ from IconRegistrationLib.workflow.results import Inputs
 
 QUICK = {"spacing": 12.0, "align": "centre", "steps": 5, "device": "cpu"}
 ENDLESS = QUICK | {"steps": 10_000_000}
-#: Far more than anything here takes: a worker that hangs fails the test instead of hanging it.
-PATIENCE = 120
 PATIENT = "Erika Mustermann"
 #: Parents of workers in this process. A failed test leaves its own here, for a worker whose requests end while it is
 #: at work ends the process.

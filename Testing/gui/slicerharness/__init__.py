@@ -17,6 +17,8 @@ import subprocess
 import sys
 import types
 
+from waiting import PATIENCE
+
 from . import popups
 
 __all__ = ["errors", "grab", "install", "load_module", "pick", "popups", "process_until", "settle", "unavailable"]
@@ -39,7 +41,7 @@ def unavailable() -> str | None:
     """
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
     probe = subprocess.run(
-        [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     if probe.returncode == 0:
         return None
@@ -100,13 +102,13 @@ def pick(selector, text: str) -> None:
     combo.activated.emit(index)
 
 
-def process_until(condition, seconds: float = 10.0) -> None:
-    """Let Qt work until `condition()` holds; fail after `seconds`."""
+def process_until(condition) -> None:
+    """Let Qt work until `condition()` holds; give up after minutes, which matter only where something hangs."""
     from PySide6.QtCore import QDeadlineTimer, QEventLoop, QTimer
 
-    deadline = QDeadlineTimer(int(1000 * seconds))
+    deadline = QDeadlineTimer(int(1000 * PATIENCE))
     while not condition():
-        assert not deadline.hasExpired(), f"it did not happen within {seconds} s"
+        assert not deadline.hasExpired(), f"it did not happen within {PATIENCE:.0f} s"
         loop = QEventLoop()
         QTimer.singleShot(10, loop.quit)
         loop.exec()
