@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,12 +12,11 @@ from ..errors import InputError
 from ..spatial.geometry import Image
 from ..text import tr
 from .dicom import dicom_header, dicom_slices, read_dicom
+from .formats import Format, format_of, reader_of, stem_of, suffixes_of, writer_of
 from .integrity import check_voxels, refuse_sheared_nifti
-from .paths import existing_path, stem_of
+from .paths import existing_path
 from .sitk_images import ImageFile, grid_of, open_image, sitk_image, storable, write_sitk_image
 from .writing import replacing, writable
-
-IMAGE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,14 @@ def image_header(path: str | os.PathLike[str]) -> ImageHeader:
     """
     found, series = existing_path(path)
     if found.is_dir():
-        size = dicom_header(found, dicom_slices(found, series))
-        return ImageHeader.of(size, np.dtype(np.float32))
-    return _scalar_header(open_image(found))
+        return ImageHeader.of(dicom_header(found, dicom_slices(found, series)), np.dtype(np.float32))
+    chosen = format_of(found, IMAGE_FORMATS)
+    if chosen is None:
+        return _header(found)
+    if chosen.header is not None:
+        return chosen.header(found)
+    image = read_image(found)
+    return ImageHeader.of(image.grid.size, image.array.dtype)
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
@@ -73,7 +77,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     Parameters
     ----------
     path : str or path-like
-        NRRD, NIfTI, MetaImage, anything else that SimpleITK reads, or a folder with one DICOM series. A folder with
+        A file of `IMAGE_FORMATS`, anything else that SimpleITK reads, or a folder with one DICOM series. A folder with
         several series is read as "folder::UID".
 
     Returns
@@ -84,24 +88,17 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     Raises
     ------
     InputError
-        If it is missing, damaged, or no scalar volume.
+        If it is missing, damaged, or not a scalar volume.
     """
     found, series = existing_path(path)
     if found.is_dir():
         return read_dicom(found, dicom_slices(found, series))
-    import SimpleITK as sitk
-
-    file = open_image(found)
-    header = _scalar_header(file)
-    check_voxels(file)
-    image = file.read()
-    grid = grid_of(image)
-    refuse_sheared_nifti(file, grid)
-    return Image(sitk.GetArrayFromImage(image).astype(header.dtype, copy=False), grid, stem_of(found))
+    read = reader_of(found, IMAGE_FORMATS) or _read
+    return replace(read(found), name=stem_of(found, IMAGE_FORMATS))
 
 
 def write_image(image: Image, path: str | os.PathLike[str]) -> None:
-    """Write a compressed .nrrd, .nii.gz or .mha, or a .nii.
+    """Write a scalar volume in the format of `IMAGE_FORMATS` that the name says, compressed where it can be.
 
     bool, int8, float16 and 64-bit integers become types that viewers read.
 
@@ -112,10 +109,29 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
     OSError
         If the disk does not take it.
     """
-    path = writable(path, IMAGE_SUFFIXES, image.grid, image.name)
-    picture = sitk_image(storable(image.array), image.grid)
+    path = writable(path, suffixes_of(IMAGE_FORMATS, written=True), image.grid, image.name)
     with replacing(path) as partial:
-        write_sitk_image(picture, partial)
+        writer_of(path, IMAGE_FORMATS)(image, partial)
+
+
+def _read(path: Path) -> Image:
+    import SimpleITK as sitk
+
+    file = open_image(path)
+    header = _scalar_header(file)
+    check_voxels(file)
+    image = file.read()
+    grid = grid_of(image)
+    refuse_sheared_nifti(file, grid)
+    return Image(sitk.GetArrayFromImage(image).astype(header.dtype, copy=False), grid)
+
+
+def _write(image: Image, path: Path) -> None:
+    write_sitk_image(sitk_image(storable(image.array), image.grid), path)
+
+
+def _header(path: Path) -> ImageHeader:
+    return _scalar_header(open_image(path))
 
 
 def _scalar_header(file: ImageFile) -> ImageHeader:
@@ -149,3 +165,12 @@ def _scalar_header(file: ImageFile) -> ImageHeader:
             )
         )
     return ImageHeader.of(size[:3], file.dtype)
+
+
+#: Formats of scalar volumes. What has another ending is read as SimpleITK finds it by its content.
+IMAGE_FORMATS = [
+    Format("NRRD", (".nrrd",), _read, _write, _header),
+    Format("NIfTI-1", (".nii.gz", ".nii"), _read, _write, _header),
+    Format("MetaImage", (".mha",), _read, _write, _header),
+    Format("NRRD or MetaImage with voxels in another file", (".nhdr", ".mhd"), _read, None, _header),
+]

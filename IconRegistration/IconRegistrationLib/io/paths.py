@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from ..errors import InputError
@@ -36,8 +35,3 @@ def existing_path(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     if not found.exists():
         raise InputError(tr("{path} does not exist; check the path.", path=found))
     return found, series or None
-
-
-def stem_of(path: Path) -> str:
-    """Return the name of a file without the endings of our formats, of which some have two parts."""
-    return re.sub(r"(\.seg)?\.(nrrd|nhdr|nii|nii\.gz|mha|mhd|mrk\.json|fcsv|csv|vtk)$", "", path.name)

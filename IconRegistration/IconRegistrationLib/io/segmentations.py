@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import numpy as np
 from ..errors import InputError
 from ..spatial.geometry import Image, Segment, Segmentation
 from ..text import tr
-from .images import read_image, write_image
+from .formats import Format, format_of, reader_of, stem_of, suffixes_of, writer_of
+from .images import IMAGE_FORMATS, read_image, write_image
 from .integrity import check_voxels
-from .paths import existing_path, stem_of
+from .paths import existing_path
 from .sitk_images import ImageFile, grid_of, open_image
 from .writing import replacing, writable
 
@@ -28,8 +30,7 @@ def read_segmentation(path: str | os.PathLike[str]) -> Segmentation:
     Parameters
     ----------
     path : str or path-like
-        A .seg.nrrd with its names, colours, terminology and layers, or any label map, whose segments are named
-        "label N".
+        A file of `SEGMENTATION_FORMATS`, or any image that is a label map, whose segments are named "label N".
 
     Raises
     ------
@@ -37,20 +38,14 @@ def read_segmentation(path: str | os.PathLike[str]) -> Segmentation:
         If it is missing, damaged, or an image that is not a label map.
     """
     found, _ = existing_path(path)
-    if found.name.lower().endswith(".nrrd"):
-        file = open_image(found)
-        if not {"Segment0_ID", "Segment0_Name"}.isdisjoint(file.metadata):
-            return _read_seg_nrrd(file)
-    image = read_image(path)
-    _refuse_unlabelled(image, found)
-    labels = image.array
-    if labels.dtype.kind == "f":
-        labels = labels.astype(np.int32)
-    return Segmentation.from_labels(Image(labels, image.grid, image.name))
+    read = reader_of(found, SEGMENTATION_FORMATS)
+    if read is None:
+        return _read_labels(path)
+    return replace(read(found), name=stem_of(found, SEGMENTATION_FORMATS))
 
 
 def write_segmentation(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
-    """Write a segmentation: .seg.nrrd keeps everything, .nii.gz, .nrrd or .mha is a label map.
+    """Write a segmentation: .seg.nrrd keeps everything, a file of `IMAGE_FORMATS` is a label map.
 
     Label values stay as they are, or become 1..N where two layers use the same value.
 
@@ -61,10 +56,33 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike[str])
     OSError
         If the disk does not take it.
     """
-    if Path(path).name.lower().endswith(".seg.nrrd"):
-        _write_seg_nrrd(segmentation, path)
-    else:
+    if format_of(path, SEGMENTATION_FORMATS, written=True) is None:
+        writable(path, segmentation_suffixes(), segmentation.grid, segmentation.name)
         write_image(Image(_one_layer(segmentation), segmentation.grid, segmentation.name), path)
+        return
+    path = writable(path, segmentation_suffixes(), segmentation.grid, segmentation.name)
+    with replacing(path) as partial:
+        writer_of(path, SEGMENTATION_FORMATS)(segmentation, partial)
+
+
+def segmentation_suffixes() -> tuple[str, ...]:
+    """Return the endings of files that `write_segmentation` writes: segmentations and label maps."""
+    return suffixes_of([*SEGMENTATION_FORMATS, *IMAGE_FORMATS], written=True)
+
+
+def _read_labels(path: str | os.PathLike[str]) -> Segmentation:
+    """Read a label map; an NRRD that names segments is a segmentation of Slicer, whatever it is called."""
+    found, _ = existing_path(path)
+    if found.name.lower().endswith(".nrrd"):
+        file = open_image(found)
+        if not {"Segment0_ID", "Segment0_Name"}.isdisjoint(file.metadata):
+            return replace(_read_seg_nrrd(file), name=stem_of(found, IMAGE_FORMATS))
+    image = read_image(path)
+    _refuse_unlabelled(image, found)
+    labels = image.array
+    if labels.dtype.kind == "f":
+        labels = labels.astype(np.int32)
+    return Segmentation.from_labels(Image(labels, image.grid, image.name))
 
 
 def _refuse_unlabelled(image: Image, path: Path) -> None:
@@ -129,7 +147,7 @@ def _read_seg_nrrd(file: ImageFile) -> Segmentation:
                     count=components,
                 )
             )
-    return Segmentation(layers, tuple(segments), grid_of(image), stem_of(path))
+    return Segmentation(layers, tuple(segments), grid_of(image))
 
 
 def _segment(n: int, entry: dict[str, str]) -> Segment:
@@ -147,12 +165,11 @@ def _segment(n: int, entry: dict[str, str]) -> Segment:
     )
 
 
-def _write_seg_nrrd(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
+def _write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
     """Write NRRD as Slicer does: layers along a "list" axis, segments as key:=value lines.
 
     Written here because ITK writes several layers as a vector image, which Slicer does not take for layers.
     """
-    path = writable(path, (".seg.nrrd",), segmentation.grid, segmentation.name)
     layers = segmentation.layers or (np.zeros(segmentation.grid.shape, np.uint8),)
     highest = max(int(layer.max(initial=0)) for layer in layers)
     dtype = np.dtype(np.uint8 if highest < 2**8 else "<i2" if highest < 2**15 else "<i4")
@@ -191,7 +208,7 @@ def _write_seg_nrrd(segmentation: Segmentation, path: str | os.PathLike[str]) ->
         "Segmentation_ReferenceImageExtentOffset:=0 0 0",
     ]
     voxels = np.stack(layers, axis=-1) if several else layers[0]  # the list axis is the fastest
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with open(path, "wb") as file:
         file.write("\n".join(lines).encode() + b"\n\n")
         with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=4, mtime=0) as compressed:
             compressed.write(np.ascontiguousarray(voxels, dtype=dtype))
@@ -220,3 +237,9 @@ def _one_layer(segmentation: Segmentation) -> np.ndarray:
             )
         labels[mask] = value
     return labels
+
+
+#: Formats that hold names, colours and layers; label maps are files of `IMAGE_FORMATS`.
+SEGMENTATION_FORMATS = [
+    Format("segmentation of Slicer", (".seg.nrrd",), _read_labels, _write_seg_nrrd),
+]

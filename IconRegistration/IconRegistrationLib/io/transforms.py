@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..spatial.displacement import DisplacementField
 from ..text import tr
-from .images import IMAGE_SUFFIXES
+from .formats import Format, listed, reader_of, suffixes_of, writer_of
 from .integrity import check_voxels
 from .paths import existing_path
 from .sitk_images import grid_of, open_image, read_errors, sitk_image, write_sitk_image
@@ -26,10 +26,10 @@ from .writing import replacing, writable
 if TYPE_CHECKING:
     import SimpleITK
 
+    from ..spatial.geometry import Grid
+
 #: ITK's name of a 3D transform in a file, as AffineTransform_double_3_3.
 _NAME = re.compile(rb"Transform(?:Base)?_(?:double|float)_3_3")
-
-TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm")
 
 
 def write_field(field: DisplacementField, path: str | os.PathLike[str]) -> None:
@@ -39,8 +39,8 @@ def write_field(field: DisplacementField, path: str | os.PathLike[str]) -> None:
     ----------
     field : DisplacementField
     path : str or path-like
-        .nii.gz (compressed float32, NIfTI's vector intent 1007), .nrrd or .mha is a displacement image; .h5 or .tfm an
-        ITK transform (double, larger).
+        A file of `TRANSFORM_FORMATS`: .nii.gz (compressed float32, NIfTI's vector intent 1007), .nrrd or .mha is a
+        displacement image; .h5 or .tfm an ITK transform (double, larger).
 
     Raises
     ------
@@ -49,25 +49,19 @@ def write_field(field: DisplacementField, path: str | os.PathLike[str]) -> None:
     OSError
         If the disk does not take it.
     """
-    import SimpleITK as sitk
-
-    path = writable(path, IMAGE_SUFFIXES + TRANSFORM_SUFFIXES, field.grid, "The field")
+    path = writable(path, suffixes_of(TRANSFORM_FORMATS, written=True), field.grid, tr("The field"))
     with replacing(path) as partial:
-        if path.name.endswith(TRANSFORM_SUFFIXES):
-            sitk.WriteTransform(field.to_sitk(), str(partial))
-        else:
-            vectors = np.ascontiguousarray(field.displacement, dtype=np.float32)
-            write_sitk_image(sitk_image(vectors, field.grid, vectors=True), partial)
+        writer_of(path, TRANSFORM_FORMATS)(field, partial)
 
 
 def read_transform(path: str | os.PathLike[str]) -> SimpleITK.Transform:
-    """Read any transform that SimpleITK reads, or a displacement image.
+    """Read a transform or a displacement image.
 
     Parameters
     ----------
     path : str or path-like
-        .h5, .tfm, .txt, .mat, or a displacement image. Several transforms of a text file become a composite in ITK's
-        order (the last is applied first).
+        A file of `TRANSFORM_FORMATS`, or any other that SimpleITK reads as a transform. Several transforms of a text
+        file become a composite in ITK's order (the last is applied first).
 
     Returns
     -------
@@ -77,29 +71,69 @@ def read_transform(path: str | os.PathLike[str]) -> SimpleITK.Transform:
     Raises
     ------
     InputError
-        If it is missing, damaged, no 3D transform, or several in a file that is no text.
+        If it is missing, damaged, not a 3D transform, or several in a file that is not text.
     """
-    import SimpleITK as sitk
+    value = _read_any(path)
+    return value.to_sitk() if isinstance(value, DisplacementField) else value
 
+
+def read_field(path: str | os.PathLike[str], grid: Grid) -> DisplacementField:
+    """Read a transform as a displacement field.
+
+    Parameters
+    ----------
+    path : str or path-like
+        As in `read_transform`.
+    grid : Grid
+        Where it is sampled, unless it has samples of its own, which are taken as they are.
+
+    Raises
+    ------
+    InputError
+        As `read_transform` does.
+    """
+    value = _read_any(path)
+    if isinstance(value, DisplacementField):
+        return value
+    has_samples = hasattr(value, "GetDisplacementField")
+    return DisplacementField.from_sitk(value, None if has_samples else grid)
+
+
+def _read_any(path: str | os.PathLike[str]) -> DisplacementField | SimpleITK.Transform:
     found, _ = existing_path(path)
     if found.is_dir():
         raise InputError(
-            tr("{path} is a folder, not a transform; give a .h5, .tfm or a displacement image.", path=found)
+            tr(
+                "{path} is a folder, not a transform; give {suffixes}.",
+                path=found,
+                suffixes=listed(suffixes_of(TRANSFORM_FORMATS)),
+            )
         )
-    if found.name.lower().endswith((*IMAGE_SUFFIXES, ".nhdr", ".mhd")):
-        return _read_displacement_image(found).to_sitk()
-    with read_errors(found, tr("a transform")), _as_one_transform(found) as readable:
+    read = reader_of(found, TRANSFORM_FORMATS) or _read_itk
+    return read(found)
+
+
+def _read_itk(path: Path) -> SimpleITK.Transform:
+    import SimpleITK as sitk
+
+    with read_errors(path, tr("a transform")), _as_one_transform(path) as readable:
         transform = sitk.ReadTransform(str(readable))
     if transform.GetDimension() != 3:
         raise InputError(
-            tr("{path} holds a {name}, which is not 3D; give a 3D transform.", path=found, name=transform.GetName())
+            tr("{path} holds a {name}, which is not 3D; give a 3D transform.", path=path, name=transform.GetName())
         )
     for part in _parts(transform):
         if hasattr(part, "GetDisplacementField"):
-            _refuse_not_finite(found, sitk.GetArrayViewFromImage(part.GetDisplacementField()))
+            _refuse_not_finite(path, sitk.GetArrayViewFromImage(part.GetDisplacementField()))
         elif not np.isfinite(np.array(part.TransformPoint([0.0, 0.0, 0.0]))).all():
-            raise InputError(tr("{path} maps points to infinity; give another transform.", path=found))
+            raise InputError(tr("{path} maps points to infinity; give another transform.", path=path))
     return transform
+
+
+def _write_itk(field: DisplacementField, path: Path) -> None:
+    import SimpleITK as sitk
+
+    sitk.WriteTransform(field.to_sitk(), str(path))
 
 
 def _parts(transform: SimpleITK.Transform) -> list[SimpleITK.Transform]:
@@ -118,7 +152,12 @@ def _refuse_not_finite(path: Path, displacement: np.ndarray) -> None:
         )
 
 
-def _read_displacement_image(path: Path) -> DisplacementField:
+def _write_image(field: DisplacementField, path: Path) -> None:
+    vectors = np.ascontiguousarray(field.displacement, dtype=np.float32)
+    write_sitk_image(sitk_image(vectors, field.grid, vectors=True), path)
+
+
+def _read_image(path: Path) -> DisplacementField:
     import SimpleITK as sitk
 
     file = open_image(path)
@@ -187,3 +226,13 @@ def _refuse_promised_lattice(path: Path, content: bytes) -> None:
                     size=b" x ".join(size).decode(),
                 )
             )
+
+
+#: Formats of transforms, fixed -> moving points. What has another ending is read as SimpleITK finds it.
+#: Readers return a `DisplacementField` or a transform of SimpleITK; writers take a `DisplacementField`.
+TRANSFORM_FORMATS = [
+    Format("displacement image", (".nii.gz", ".nii", ".nrrd", ".mha"), _read_image, _write_image),
+    Format("displacement image with voxels in another file", (".nhdr", ".mhd"), _read_image),
+    Format("transform of ITK", (".h5", ".hdf5", ".tfm"), _read_itk, _write_itk),
+    Format("transform of ITK as text, or of ANTs", (".txt", ".mat"), _read_itk),
+]

@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ...errors import InputError
+from ...io.formats import listed, suffixes_of
+from ...io.images import IMAGE_FORMATS
+from ...io.landmarks import LANDMARK_FORMATS
+from ...io.segmentations import SEGMENTATION_FORMATS
+from ...io.transforms import TRANSFORM_FORMATS
 from ...workflow.folder import check_folder, output_folder
 from ...workflow.outputs import files_in
 from ..options import add_outputs, add_settings, outputs_of, settings_of
@@ -18,20 +23,24 @@ from ..progress import ProgressPrinter
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `register`."""
-    images = parser.add_argument_group("inputs", "NRRD, NIfTI, MetaImage, or the folder of a DICOM series")
+    segmentations = listed(suffixes_of(SEGMENTATION_FORMATS))
+    images = parser.add_argument_group(
+        "inputs", f"images: {listed(suffixes_of(IMAGE_FORMATS))}, or the folder of a DICOM series"
+    )
     images.add_argument("--fixed", required=True, metavar="FILE", help="stays where it is")
     images.add_argument("--moving", required=True, metavar="FILE", help="is brought to the fixed volume")
     for side in ("fixed", "moving"):
-        images.add_argument(f"--{side}-segmentation", metavar="FILE", help=".seg.nrrd or a label map")
+        images.add_argument(f"--{side}-segmentation", metavar="FILE", help=f"{segmentations} or a label map")
         images.add_argument(f"--{side}-mask", metavar="FILE", help="only voxels that are not 0 in it count")
-    images.add_argument("--landmarks", nargs=2, metavar=("FIXED", "MOVING"), help=".mrk.json, .fcsv or .csv")
+    images.add_argument("--landmarks", nargs=2, metavar=("FIXED", "MOVING"), help=listed(suffixes_of(LANDMARK_FORMATS)))
     images.add_argument("--guide", action="store_true", help="segments of one name guide the registration")
     images.add_argument("--initial", metavar="TRANSFORM", help="linear, fixed -> moving, as ITK writes it: the start")
     images.add_argument("--region", metavar="MASK", help="register only within the box of what is not 0 in it")
     add_settings(parser)
     out = parser.add_argument_group("outputs")
     out.add_argument("--out", metavar="DIR", type=Path, help="folder to write, whole or not at all")
-    out.add_argument("--transform-out", metavar="FILE", type=Path, help="the transform alone: .h5, .tfm, .nii.gz")
+    transforms = listed(suffixes_of(TRANSFORM_FORMATS, written=True))
+    out.add_argument("--transform-out", metavar="FILE", type=Path, help=f"the transform alone: {transforms}")
     out.add_argument("--warped-out", metavar="FILE", type=Path, help="the warped volume alone")
     out.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_outputs(out)
@@ -82,16 +91,16 @@ def _single_files(args: argparse.Namespace, inputs: Iterable[str]) -> dict[Path,
 
     Raises InputError for one that cannot be written, or that is an input.
     """
-    from ...io.images import IMAGE_SUFFIXES, write_image
-    from ...io.transforms import TRANSFORM_SUFFIXES, write_field
+    from ...io.images import write_image
+    from ...io.transforms import write_field
     from ...io.writing import writable
 
     wanted = {}
     if args.transform_out:
-        path = writable(args.transform_out, IMAGE_SUFFIXES + TRANSFORM_SUFFIXES)
+        path = writable(args.transform_out, suffixes_of(TRANSFORM_FORMATS, written=True))
         wanted[path] = lambda results, path: write_field(results.registration.forward, path)
     if args.warped_out:
-        path = writable(args.warped_out, IMAGE_SUFFIXES)
+        path = writable(args.warped_out, suffixes_of(IMAGE_FORMATS, written=True))
         wanted[path] = lambda results, path: write_image(results.warped, path)
     replaced = {path.resolve() for path in wanted} & {Path(source).expanduser().resolve() for source in inputs}
     if replaced:

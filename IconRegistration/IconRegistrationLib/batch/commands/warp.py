@@ -6,6 +6,11 @@ import argparse
 from pathlib import Path
 
 from ...errors import InputError
+from ...io.formats import format_of, listed, suffixes_of
+from ...io.images import IMAGE_FORMATS
+from ...io.landmarks import LANDMARK_FORMATS
+from ...io.segmentations import SEGMENTATION_FORMATS, segmentation_suffixes
+from ...io.transforms import TRANSFORM_FORMATS
 from ..pair import check_files
 
 
@@ -15,9 +20,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Volumes and segmentations of the moving side are warped by transform.*, those of the fixed side by inverse.*; "
         "points go the other way: moving landmarks are carried to the fixed image by inverse.*."
     )
-    parser.add_argument("--input", required=True, metavar="FILE", help="what is warped")
+    inputs = suffixes_of([*IMAGE_FORMATS, *SEGMENTATION_FORMATS, *LANDMARK_FORMATS])
+    parser.add_argument("--input", required=True, metavar="FILE", help=f"what is warped: {listed(inputs)}")
     parser.add_argument(
-        "--transform", required=True, metavar="FILE", help=".nii.gz, .h5 or .tfm, from this or from ITK"
+        "--transform",
+        required=True,
+        metavar="FILE",
+        help=f"{listed(suffixes_of(TRANSFORM_FORMATS))}, from this or from ITK",
     )
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="the warped file")
     parser.add_argument("--reference", metavar="FILE", help="volume on whose grid the result lies; not for landmarks")
@@ -49,10 +58,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _kind_of(path: str) -> str:
-    name = path.lower()
-    if name.endswith((".json", ".fcsv", ".csv", ".vtk")):
+    if format_of(path, LANDMARK_FORMATS):
         return "landmarks"
-    return "segmentation" if name.endswith(".seg.nrrd") else "image"
+    return "segmentation" if format_of(path, SEGMENTATION_FORMATS) else "image"
 
 
 def _warp_landmarks(args: argparse.Namespace) -> None:
@@ -64,41 +72,40 @@ def _warp_landmarks(args: argparse.Namespace) -> None:
     from ...io.transforms import read_transform
     from ...io.writing import writable
 
-    writable(args.out, (".mrk.json",))
+    writable(args.out, suffixes_of(LANDMARK_FORMATS, written=True))
     landmarks, transform = read_landmarks(args.input), read_transform(args.transform)
     moved = np.array([transform.TransformPoint(point.tolist()) for point in landmarks.points])
     write_landmarks(dataclasses.replace(landmarks, points=moved), args.out)
 
 
 def _warp_segmentation(args: argparse.Namespace) -> None:
-    from ...io.images import IMAGE_SUFFIXES
     from ...io.segmentations import read_segmentation, write_segmentation
     from ...io.writing import writable
     from ...spatial.field import warp_segmentation
 
-    writable(args.out, IMAGE_SUFFIXES)
+    writable(args.out, segmentation_suffixes())
     segmentation, (field, grid) = read_segmentation(args.input), _field_and_grid(args)
     write_segmentation(warp_segmentation(segmentation, field, grid, _label_method(args)), args.out)
 
 
 def _warp_labels(args: argparse.Namespace) -> None:
-    from ...io.images import IMAGE_SUFFIXES, read_image, write_image
+    from ...io.images import read_image, write_image
     from ...io.writing import writable
     from ...spatial.field import warp_labels
 
-    writable(args.out, IMAGE_SUFFIXES)
+    writable(args.out, suffixes_of(IMAGE_FORMATS, written=True))
     labels, (field, grid) = read_image(args.input), _field_and_grid(args)
     write_image(warp_labels(labels, field, grid, _label_method(args)), args.out)
 
 
 def _warp_image(args: argparse.Namespace) -> None:
-    from ...io.images import IMAGE_SUFFIXES, read_image, write_image
+    from ...io.images import read_image, write_image
     from ...io.writing import writable
     from ...registration.checks import check_image
     from ...registration.intensity import background_value
     from ...spatial.field import in_type_of, warp_image
 
-    writable(args.out, IMAGE_SUFFIXES)
+    writable(args.out, suffixes_of(IMAGE_FORMATS, written=True))
     image, (field, grid) = read_image(args.input), _field_and_grid(args)
     check_image(image)
     order = {"linear": 1, "cubic": 3, "nearest": 0}[args.interpolation or "linear"]
@@ -107,15 +114,12 @@ def _warp_image(args: argparse.Namespace) -> None:
 
 
 def _field_and_grid(args: argparse.Namespace):
-    """The transform as a field, sampled on the reference's grid unless it has samples of its own; and that grid."""
+    """Read the transform as a field, and the grid of the reference."""
     from ...io.images import read_image
-    from ...io.transforms import read_transform
-    from ...spatial.displacement import DisplacementField
+    from ...io.transforms import read_field
 
     grid = read_image(args.reference).grid
-    transform = read_transform(args.transform)
-    has_samples = hasattr(transform, "GetDisplacementField")
-    return DisplacementField.from_sitk(transform, None if has_samples else grid), grid
+    return read_field(args.transform, grid), grid
 
 
 def _label_method(args: argparse.Namespace) -> str:
