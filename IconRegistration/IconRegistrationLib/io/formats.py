@@ -1,8 +1,8 @@
 """The seam of file formats: a plain list of `Format` per kind of data, to which one appends.
 
 The lists are `images.IMAGE_FORMATS`, `segmentations.SEGMENTATION_FORMATS`, `landmarks.LANDMARK_FORMATS` and
-`transforms.TRANSFORM_FORMATS`. Readers, writers, the help of the commands, the sentences of errors and the tables of the
-documentation follow them.
+`transforms.TRANSFORM_FORMATS`. Readers, writers, the help of the commands, the sentences of errors and the table in
+docs/command.md follow them.
 """
 
 from __future__ import annotations
