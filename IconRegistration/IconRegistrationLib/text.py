@@ -107,6 +107,11 @@ def english(text: str) -> str:
     return text.english if isinstance(text, Sentence) else text
 
 
+def translated(text: str) -> str:
+    """Return a sentence that was made earlier in the language of the window now: for tables that modules hold."""
+    return Sentence.from_plain(plain_sentence(text))
+
+
 def one_line(text: str) -> str:
     r"""Return `text` without line breaks and repeated spaces; a Sentence stays one.
 

@@ -14,6 +14,7 @@ import types
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..text import tr
 
 #: Module logics by the name of their module. They register node classes: without them a scene file loses its nodes.
 _LOGICS = {
@@ -68,7 +69,7 @@ def _slicer():
     except ImportError:
         slicer = None
     if not hasattr(slicer, "vtkMRMLScene"):  # SHAP brings another package of the name `slicer`
-        raise InputError('MRML scenes need slicer-core; run pip install "slicer-icon-registration[scene]".')
+        raise InputError(tr('MRML scenes need slicer-core; run pip install "slicer-icon-registration[scene]".'))
     return slicer
 
 
@@ -110,7 +111,9 @@ def _present(slicer, mrml: _Mrml) -> None:
 def _assembled(slicer) -> _Mrml:
     missing = [name for name in _LOGICS.values() if not hasattr(slicer, name)]
     if missing:  # PythonSlicer has Slicer's package, but not its modules
-        raise InputError(f"This interpreter has MRML without {missing[0]}; run the command in Slicer itself.")
+        raise InputError(
+            tr("This interpreter has MRML without {missing}; run the command in Slicer itself.", missing=missing[0])
+        )
     import vtk
 
     folder = tempfile.TemporaryDirectory(prefix="slicer-core-", ignore_cleanup_errors=True)

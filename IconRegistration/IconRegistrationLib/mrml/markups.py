@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..spatial.geometry import Grid, Landmarks, flip_affine, flip_vectors
+from ..text import tr
 from .transforms import array_from_matrix, world_matrix
 
 
@@ -49,9 +50,21 @@ def region_from_node(node) -> Grid:
     Raises InputError if the box is flat, or for a non-linear parent transform.
     """
     if not node.IsA("vtkMRMLMarkupsROINode"):
-        raise InputError(f"{node.GetName()!r} is a {node.GetClassName()}; draw the region as a markups ROI.")
+        raise InputError(
+            tr(
+                "{name!r} is a {class_name}; draw the region as a markups ROI.",
+                name=node.GetName(),
+                class_name=node.GetClassName(),
+            )
+        )
     size = np.array(node.GetSize())
     if size.min() <= 0:
-        raise InputError(f"The region {node.GetName()!r} measures {size.tolist()} mm; draw a box with a volume.")
+        raise InputError(
+            tr(
+                "The region {name!r} measures {size} mm; draw a box with a volume.",
+                name=node.GetName(),
+                size=size.tolist(),
+            )
+        )
     box = array_from_matrix(node.GetObjectToNodeMatrix()) @ np.diag([*size, 1.0])
     return Grid((1, 1, 1), world_matrix(node) @ flip_affine(box))

@@ -14,6 +14,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
+from ..text import tr
 from .embedded import application_logic
 from .review.deformation import show_grid
 from .scene import nodes_of_class, temporary_nodes
@@ -50,7 +51,10 @@ def can_render() -> str | None:
     if probe.returncode == 0:
         return None
     reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
-    return f"Nothing can be rendered on this machine ({reason}); on Linux, apt install libegl1 libgl1-mesa-dri."
+    return tr(
+        "Nothing can be rendered on this machine ({reason}); on Linux, apt install libegl1 libgl1-mesa-dri.",
+        reason=reason,
+    )
 
 
 def render_slices(
@@ -80,7 +84,9 @@ def render_slices(
     path = _picture_path(path)
     box = _bounds([background])
     if box is None:
-        raise InputError(f"The volume {background.GetName()!r} has no voxels; load or choose another one.")
+        raise InputError(
+            tr("The volume {name!r} has no voxels; load or choose another one.", name=background.GetName())
+        )
     if centre is None:
         middle = (_bounds(segmentations) if _bounds(segmentations) is not None else box).mean(axis=0)
     else:
@@ -107,7 +113,7 @@ def render_3d(scene, path, segmentations, *, transform=None, size: int = 600) ->
     path = _picture_path(path)
     bounds = _bounds(segmentations)
     if bounds is None:
-        raise InputError("There is no segment to show in 3D; give a segmentation that is not empty.")
+        raise InputError(tr("There is no segment to show in 3D; give a segmentation that is not empty."))
     with ExitStack() as stack:
         stack.enter_context(temporary_nodes(scene))
         stack.enter_context(_alone(scene, segmentations))
@@ -126,7 +132,7 @@ def _picture_path(path) -> Path:
         raise InputError(reason)
     path = Path(path)
     if not path.parent.is_dir():
-        raise InputError(f"The folder {path.parent} does not exist; create it first.")
+        raise InputError(tr("The folder {folder} does not exist; create it first.", folder=path.parent))
     return path
 
 
@@ -236,7 +242,13 @@ def _slice_view(stack, scene, orientation, background, foreground, opacity, midd
     node = logic.AddSliceNode(f"IconRegistrationReview{orientation}")
     composite = logic.GetSliceCompositeNode()
     if not node.SetOrientation(orientation):
-        raise InputError(f"No view is called {orientation!r}; choose of {', '.join(ORIENTATIONS)}.")
+        raise InputError(
+            tr(
+                "No view is called {orientation!r}; choose one of {orientations}.",
+                orientation=orientation,
+                orientations=", ".join(ORIENTATIONS),
+            )
+        )
     node.SetMappedInLayout(True)
     composite.SetBackgroundVolumeID(background.GetID())
     composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
@@ -319,4 +331,4 @@ def _write_png(pixels: np.ndarray, path: Path) -> None:
     writer.SetInputData(image)
     writer.Write()
     if not path.is_file():
-        raise OSError(f"The picture could not be written to {path}.")
+        raise OSError(tr("The picture could not be written to {path}.", path=path))

@@ -21,6 +21,7 @@ from ..plain import to_plain
 from ..quality.report import Report
 from ..registration.settings import Settings
 from ..spatial.geometry import Image
+from ..text import tr
 from ..workflow.results import Inputs
 from .markups import landmarks_from_node, node_from_landmarks, region_from_node
 from .scene import place_beside, temporary_nodes
@@ -247,14 +248,22 @@ def request_of(node) -> RegistrationRequest | None:
     for side in ("fixed", "moving"):
         if nodes[side] is None:
             raise InputError(
-                f"The {side} volume of {node.GetName()!r} is no longer in the scene; choose the volumes anew."
+                tr(
+                    "The {side} volume of {name!r} is no longer in the scene; choose the volumes anew.",
+                    side=tr("fixed") if side == "fixed" else tr("moving"),
+                    name=node.GetName(),
+                )
             )
     try:
         settings = Settings.from_plain(json.loads(provenance)["settings"])
         return RegistrationRequest(**nodes, **json.loads(record), settings=settings)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"The record of {node.GetName()!r} cannot be read ({error}); choose the settings anew."
+            tr(
+                "The record of {name!r} cannot be read ({error}); choose the settings anew.",
+                name=node.GetName(),
+                error=error,
+            )
         ) from None
 
 
@@ -312,6 +321,19 @@ def check_outputs(outputs: ResultNodes, request: RegistrationRequest) -> None:
         if node is None:
             continue
         if not node.IsA(class_name):
-            raise InputError(f"The output {name} must be a {class_name}; {node.GetName()!r} is none.")
+            raise InputError(
+                tr(
+                    "The output {output} must be a {class_name}; {name!r} is none.",
+                    output=name,
+                    class_name=class_name,
+                    name=node.GetName(),
+                )
+            )
         if node in request.nodes.values():
-            raise InputError(f"{node.GetName()!r} is an input and cannot be the output {name}; choose another node.")
+            raise InputError(
+                tr(
+                    "{name!r} is an input and cannot be the output {output}; choose another node.",
+                    name=node.GetName(),
+                    output=name,
+                )
+            )

@@ -9,6 +9,7 @@ from pathlib import Path
 import slicer
 
 from ..errors import InputError
+from ..text import tr
 from .transforms import set_linear_interpolation
 
 
@@ -16,12 +17,12 @@ def save_scene(scene, path) -> Path:
     """Write the whole scene, data included, as one .mrb file. Raises InputError, or OSError if it cannot be written."""
     path = _bundle_path(path)
     if not path.parent.is_dir():
-        raise InputError(f"The folder {path.parent} does not exist; create it first.")
+        raise InputError(tr("The folder {folder} does not exist; create it first.", folder=path.parent))
     messages = slicer.vtkMRMLMessageCollection()
     with _kept_working_directory():
         written = scene.WriteToMRB(str(path), None, messages)
     if not written or not path.is_file():
-        raise OSError(f"The scene could not be written to {path}. {_text(messages)}")
+        raise OSError(tr("The scene could not be written to {path}. {reason}", path=path, reason=_text(messages)))
     return path
 
 
@@ -33,12 +34,14 @@ def load_scene(scene, path, clear: bool = False) -> None:
     """
     path = _bundle_path(path)
     if not path.is_file():
-        raise InputError(f"There is no scene file {path}; check the path.")
+        raise InputError(tr("There is no scene file {path}; check the path.", path=path))
     messages = slicer.vtkMRMLMessageCollection()
     with _kept_working_directory():
         read = scene.ReadFromMRB(str(path), clear, messages)
     if not read:
-        raise InputError(f"The scene {path} could not be read; it may be damaged. {_text(messages)}")
+        raise InputError(
+            tr("The scene {path} could not be read; it may be damaged. {reason}", path=path, reason=_text(messages))
+        )
     set_linear_interpolation(scene)
 
 
@@ -93,7 +96,7 @@ def _kept_working_directory():
 def _bundle_path(path) -> Path:
     path = Path(path).absolute()
     if path.suffix.lower() != ".mrb":
-        raise InputError(f"A scene is saved as one .mrb file, not {path.name!r}; give that ending.")
+        raise InputError(tr("A scene is saved as one .mrb file, not {name!r}; give that ending.", name=path.name))
     return path
 
 

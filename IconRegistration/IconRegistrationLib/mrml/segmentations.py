@@ -12,6 +12,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError
 from ..spatial.geometry import Grid, Segment, Segmentation, flip_affine
+from ..text import tr
 from .transforms import array_from_matrix, matrix_from_array, world_matrix
 from .volumes import vtk_image
 
@@ -27,7 +28,7 @@ def segmentation_from_node(node) -> Segmentation:
     geometry = slicer.vtkOrientedImageData()
     mode = slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS_AND_REFERENCE_GEOMETRY
     if not source.SetImageGeometryFromCommonLabelmapGeometry(geometry, None, mode) or geometry.GetNumberOfPoints() == 0:
-        raise InputError(f"The segmentation {node.GetName()!r} is empty; draw or import segments first.")
+        raise InputError(tr("The segmentation {name!r} is empty; draw or import segments first.", name=node.GetName()))
     to_world = vtk.vtkMatrix4x4()
     geometry.GetImageToWorldMatrix(to_world)
     low, high = np.array(geometry.GetExtent()).reshape(3, 2).T
@@ -50,15 +51,20 @@ def _with_label_maps(node):
     """The node's vtkSegmentation, or a copy of it with label maps where it has none."""
     source = node.GetSegmentation()
     if source.GetNumberOfSegments() == 0:
-        raise InputError(f"The segmentation {node.GetName()!r} has no segments; draw or import some first.")
+        raise InputError(
+            tr("The segmentation {name!r} has no segments; draw or import some first.", name=node.GetName())
+        )
     if source.ContainsRepresentation(_label_maps()):
         return source
     copy = slicer.vtkSegmentation()
     copy.DeepCopy(source)
     if not copy.CreateRepresentation(_label_maps()):
         raise InputError(
-            f"The segmentation {node.GetName()!r} could not be converted to label maps; "
-            "create its binary labelmap representation in the Segmentations module."
+            tr(
+                "The segmentation {name!r} could not be converted to label maps; create its "
+                "binary labelmap representation in the Segmentations module.",
+                name=node.GetName(),
+            )
         )
     return copy
 

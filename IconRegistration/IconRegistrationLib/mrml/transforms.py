@@ -14,6 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
 from ..spatial.geometry import Grid, flip_affine, flip_vectors, flip_world_transform
+from ..text import tr
 
 #: Marks the grid transforms whose displacement is linear between the samples: a file does not say it.
 LINEAR_ATTRIBUTE = "IconRegistration.linearInterpolation"
@@ -39,8 +40,11 @@ def _linear_to_world(transform) -> np.ndarray:
         while culprit.IsLinear() and culprit.GetParentTransformNode():
             culprit = culprit.GetParentTransformNode()
         raise InputError(
-            f"The transform {culprit.GetName()!r} is not linear and cannot be part of a 4x4 matrix; "
-            "harden it first or remove it."
+            tr(
+                "The transform {name!r} is not linear and cannot be part of a 4x4 matrix; "
+                "harden it first or remove it.",
+                name=culprit.GetName(),
+            )
         )
     return flip_world_transform(array_from_matrix(matrix))
 
@@ -56,7 +60,7 @@ def world_matrix(node) -> np.ndarray:
     try:
         return _linear_to_world(parent)
     except InputError as error:
-        raise InputError(f"{node.GetName()} lies under a transform. {error}") from None
+        raise InputError(tr("{name} lies under a transform. {error}", name=node.GetName(), error=error)) from None
 
 
 def linear_from_node(node) -> np.ndarray:
@@ -124,7 +128,10 @@ def field_from_node(node, grid: Grid | None = None):
         stored = _stored_grid_transform(node)
         if stored is None or node.GetParentTransformNode():
             raise InputError(
-                f"{node.GetName()!r} does not hold one displacement field from the world; give a grid to sample it on."
+                tr(
+                    "{name!r} does not hold one displacement field from the world; give a grid to sample it on.",
+                    name=node.GetName(),
+                )
             )
         image = stored.GetDisplacementGrid()
         affine = np.eye(4)

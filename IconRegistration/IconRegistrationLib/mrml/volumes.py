@@ -9,6 +9,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
 from ..spatial.geometry import Grid, Image, flip_affine
+from ..text import tr
 from .scene import place_beside
 from .transforms import array_from_matrix, matrix_from_array, world_matrix
 
@@ -22,11 +23,15 @@ def image_from_node(node) -> Image:
     voxels = node.GetImageData()
     scalars = voxels.GetPointData().GetScalars() if voxels else None
     if scalars is None or scalars.GetNumberOfTuples() == 0:
-        raise InputError(f"The volume {node.GetName()!r} has no voxels; load or choose another one.")
+        raise InputError(tr("The volume {name!r} has no voxels; load or choose another one.", name=node.GetName()))
     if scalars.GetNumberOfComponents() != 1:
         raise InputError(
-            f"The volume {node.GetName()!r} has {scalars.GetNumberOfComponents()} components per voxel; "
-            "convert it to a scalar volume, or extract one frame or channel."
+            tr(
+                "The volume {name!r} has {count} components per voxel; convert "
+                "it to a scalar volume, or extract one frame or channel.",
+                name=node.GetName(),
+                count=scalars.GetNumberOfComponents(),
+            )
         )
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)

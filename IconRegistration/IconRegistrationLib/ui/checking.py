@@ -9,6 +9,7 @@ import slicer
 from ..errors import InputError
 from ..mrml.markups import landmarks_from_node
 from ..mrml.registration import RegistrationRequest, inputs_from_nodes
+from ..text import tr
 from ..workflow.preflight import ImageFacts, Preflight, preflight
 from ..workflow.results import Inputs
 
@@ -49,7 +50,7 @@ class Checker:
         options = {"guide": request.guide, "compare": request.compare, "devices": devices, "speed": speed}
         flight = preflight(inputs, request.settings, facts, **options)
         if request.fixed is request.moving:
-            flight = replace(flight, warnings=("Fixed and moving are one volume; choose two.", *flight.warnings))
+            flight = replace(flight, warnings=(tr("Fixed and moving are one volume; choose two."), *flight.warnings))
         return flight
 
     def forget(self) -> None:
@@ -84,10 +85,13 @@ def _state(node) -> tuple:
 def apply_state(fixed: bool, moving: bool, flight: Preflight | None, running: bool) -> tuple[bool, str, str]:
     """(enabled, text, tooltip) of the Apply button; fixed, moving: whether these volumes are chosen."""
     if running:
-        return True, "Cancel", "Stop the registration; the scene stays as it is."
+        return True, tr("Cancel"), tr("Stop the registration; the scene stays as it is.")
     if not (fixed and moving):
-        which = "a fixed and a moving volume" if not (fixed or moving) else f"a {'moving' if fixed else 'fixed'} volume"
-        return False, "Apply", f"Choose {which}."
+        if fixed:
+            which = tr("Choose a moving volume.")
+        else:
+            which = tr("Choose a fixed volume.") if moving else tr("Choose a fixed and a moving volume.")
+        return False, tr("Apply"), which
     if flight is None:
-        return False, "Apply", "The volumes are being looked at."
-    return flight.problem is None, "Apply", flight.problem or flight.summary
+        return False, tr("Apply"), tr("The volumes are being checked.")
+    return flight.problem is None, tr("Apply"), flight.problem or flight.summary

@@ -12,6 +12,7 @@ from enum import Enum
 from ..errors import InputError
 from ..registration.settings import Settings
 from ..registration.similarities import SIMILARITIES
+from ..text import tr, translated
 from .presets import OF_THE_MACHINE
 
 
@@ -19,10 +20,12 @@ class Choice(Enum):
     """A choice of one word of the library (the value's first part), shown as a text (the second)."""
 
     def label(self) -> str:
-        return self.value[1]
+        """Return the text in the language of the window."""
+        return str(translated(self.value[1]))
 
     @property
     def word(self) -> str:
+        """The word of the library."""
         return self.value[0]
 
     @classmethod
@@ -31,50 +34,60 @@ class Choice(Enum):
         for choice in cls:
             if choice.word == word:
                 return choice
-        raise InputError(f"The panel does not offer {word!r}; use the console, or choose the settings anew.")
+        raise InputError(
+            tr("The panel does not offer {word!r}; use the console, or choose the settings anew.", word=word)
+        )
 
 
 class Alignment(Choice):
-    AUTO = "auto", "Automatic"
-    NONE = "none", "None: as they lie"
-    CENTRE = "centre", "Centre on centre"
-    MASS = "mass", "Centre of mass"
-    RIGID = "rigid", "Rigid, by intensity"
-    SIMILARITY = "similarity", "Rigid and scale, by intensity"
-    AFFINE = "affine", "Affine, by intensity"
+    """How moving is laid on fixed before the deformation is found."""
+
+    AUTO = "auto", tr("Automatic")
+    NONE = "none", tr("None: as they lie")
+    CENTRE = "centre", tr("Centre on centre")
+    MASS = "mass", tr("Centre of mass")
+    RIGID = "rigid", tr("Rigid, by intensity")
+    SIMILARITY = "similarity", tr("Rigid and scale, by intensity")
+    AFFINE = "affine", tr("Affine, by intensity")
 
 
 class Refinement(Choice):
-    AUTO = "auto", "Automatic"
-    FIELD = "field", "Deformation field"
-    NETWORK = "network", "Network (fine-tuning)"
-    OFF = "off", "None"
+    """What is optimised for the pair."""
+
+    AUTO = "auto", tr("Automatic")
+    FIELD = "field", tr("Deformation field")
+    NETWORK = "network", tr("Network (fine-tuning)")
+    OFF = "off", tr("None")
 
 
 class SimilarityMeasure(Choice):
     """The similarities of registration/similarities.py."""
 
     _ignore_ = "members key entry"  # Enum's own way to make members in a loop
-    AUTO = "auto", "Automatic"
+    AUTO = "auto", tr("Automatic")
     members = vars()
     for key, entry in SIMILARITIES.items():
         members[key.upper()] = key, entry.title
 
 
 class Precision(Choice):
-    AUTO = "auto", "Automatic"
-    FLOAT32 = "float32", "float32"
-    MIXED = "mixed", "Mixed"
+    """Of the network's arithmetic."""
+
+    AUTO = "auto", tr("Automatic")
+    FLOAT32 = "float32", tr("float32")
+    MIXED = "mixed", tr("Mixed")
 
 
 class Device(Choice):
-    AUTO = "auto", "Automatic: GPU if there is one"
-    CUDA = "cuda", "GPU (CUDA)"
-    CUDA1 = "cuda:1", "Second GPU"
-    CUDA2 = "cuda:2", "Third GPU"
-    CUDA3 = "cuda:3", "Fourth GPU"
-    MPS = "mps", "GPU (Apple)"
-    CPU = "cpu", "CPU"
+    """Where it runs."""
+
+    AUTO = "auto", tr("Automatic: GPU if there is one")
+    CUDA = "cuda", tr("GPU (CUDA)")
+    CUDA1 = "cuda:1", tr("Second GPU")
+    CUDA2 = "cuda:2", tr("Third GPU")
+    CUDA3 = "cuda:3", tr("Fourth GPU")
+    MPS = "mps", tr("GPU (Apple)")
+    CPU = "cpu", tr("CPU")
 
     @classmethod
     def of(cls, word: str):
@@ -106,7 +119,7 @@ def settings_of(panel) -> Settings:
     for field, parameter in _ZERO_IS_AUTO.items():
         values[field] = getattr(panel, parameter) or None
     if not values["model"]:
-        raise InputError("No weights file is chosen; choose one under Advanced, or another preset.")
+        raise InputError(tr("No weights file is chosen; choose one under Advanced, or another preset."))
     return Settings.from_plain(values)
 
 
@@ -138,7 +151,11 @@ def show_settings(panel, settings: Settings) -> None:
             setattr(panel, parameter, value)
         except ValueError:  # beyond the control's range
             raise InputError(
-                f"The panel does not offer {parameter} {value}; use the console, or choose the settings anew."
+                tr(
+                    "The panel does not offer {parameter} {value}; use the console, or choose the settings anew.",
+                    parameter=parameter,
+                    value=value,
+                )
             ) from None
     plain = Settings()
     others = {name: getattr(settings, name) for name in _OTHERS if getattr(settings, name) != getattr(plain, name)}
@@ -170,7 +187,7 @@ def show_request(panel, request) -> None:
         request.moving_segmentation,
     ):
         raise InputError(
-            "This result was made with masks of their own, which the panel does not have; use the console."
+            tr("This result was made with masks of their own, which the panel does not have; use the console.")
         )
     show_settings(panel, request.settings)
     panel.fixedVolume, panel.movingVolume = request.fixed, request.moving

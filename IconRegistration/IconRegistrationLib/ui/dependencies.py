@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..networks import catalog
+from ..text import tr, translated
 from ..worker.serve import OLDEST
 
 #: torch is no line of requirements.txt: the PyTorch extension installs the build that fits the machine.
@@ -41,7 +42,9 @@ class Problem:
     fix: str
 
     def __str__(self):
-        return f"{self.needed} ({f'{self.found} is installed' if self.found else 'not installed'})"
+        if self.found:
+            return tr("{needed} ({found} is installed)", needed=self.needed, found=self.found)
+        return tr("{needed} (not installed)", needed=self.needed)
 
 
 def needed_packages() -> list[str]:
@@ -72,8 +75,11 @@ def _installed_version(name: str) -> str | None:
 
 def _fix_by_hand(requirement) -> str:
     if requirement.name == "torch":
-        return f"in the module PyTorch Utils uninstall an older PyTorch and install {requirement.specifier}"
-    return f'run slicer.util.pip_install("{requirement}") in the Python console'
+        return tr(
+            "in the module PyTorch Utils uninstall an older PyTorch and install {version}",
+            version=str(requirement.specifier),
+        )
+    return tr('run slicer.util.pip_install("{requirement}") in the Python console', requirement=str(requirement))
 
 
 class SlicerInstaller:
@@ -154,63 +160,85 @@ def ensure_packages(ask: Callable[[str], bool], say: Callable[[str], None], inst
         _install_torch_extension(ask, say, installer)
     if not ask(question(problems)):
         raise InputError(
-            f"Registration needs {_listed(problems)}; press Apply again to install, or name another Python that has "
-            "what is needed."
+            tr(
+                "Registration needs {packages}; press Apply again to install, or name another "
+                "Python that has what is needed.",
+                packages=_listed(problems),
+            )
         )
     with _numpy_kept() as constraints:
         if torch:
-            say("Installing PyTorch: this may take some minutes...")
+            say(tr("Installing PyTorch: this may take some minutes..."))
             _attempt([torch], lambda: installer.install_torch(torch.needed, constraints))
         if others:
-            say(f"Installing {', '.join(problem.name for problem in others)}...")
+            say(tr("Installing {packages}...", packages=", ".join(problem.name for problem in others)))
             _attempt(others, lambda: installer.install_packages([problem.needed for problem in others], constraints))
     left = missing(needed_packages())
     if left:
-        raise InputError(f"After the installation there is still no {_listed(left)}; {left[0].fix}.")
+        raise InputError(
+            tr("After the installation there is still no {packages}; {fix}.", packages=_listed(left), fix=left[0].fix)
+        )
 
 
 def question(problems: list[Problem]) -> str:
     """What is installed, from where, what it replaces and what stays."""
     sources = []
     if any(problem.name == "torch" for problem in problems):
-        sources.append("PyTorch in the build that fits this computer (0.2 to 3 GB), by the PyTorch extension")
+        sources.append(tr("PyTorch in the build that fits this computer (0.2 to 3 GB), by the PyTorch extension"))
     names = [problem.name for problem in problems if problem.name != "torch"]
     if names:
-        sources.append(f"{', '.join(names)} from pypi.org")
-    replaced = [f"{problem.name} {problem.found}" for problem in problems if problem.found]
+        sources.append(tr("{packages} from pypi.org", packages=", ".join(names)))
+    old = ", ".join(f"{problem.name} {problem.found}" for problem in problems if problem.found)
     return "\n\n".join(
         filter(
             None,
             [
-                f"Registration needs packages that Slicer's Python does not have: {_listed(problems)}.",
-                f"To be installed: {'; '.join(sources)}. This may take some minutes.",
-                f"Replaced, also for other extensions: {', '.join(replaced)}." if replaced else "",
-                f"Slicer's numpy {_installed_version('numpy')} is kept. Install now?",
+                tr(
+                    "Registration needs packages that Slicer's Python does not have: {packages}.",
+                    packages=_listed(problems),
+                ),
+                tr("To be installed: {sources}. This may take some minutes.", sources="; ".join(sources)),
+                tr("Replaced, also for other extensions: {packages}.", packages=old) if old else "",
+                tr("Slicer's numpy {version} is kept. Install now?", version=_installed_version("numpy")),
             ],
         )
     )
 
 
 def _listed(problems: list[Problem]) -> str:
-    return " and ".join(map(str, problems))
+    return _joined(map(str, problems))
+
+
+def _joined(words: Iterable[str]) -> str:
+    """Join with "and", in the language of the window."""
+    first, *others = words
+    for word in others:
+        first = tr("{first} and {second}", first=first, second=word)
+    return first
 
 
 def _install_torch_extension(ask, say, installer) -> None:
     """Raises InputError in every case: the extension can be used after Slicer has been restarted."""
-    by_hand = "open the Extensions Manager, install PyTorch, restart Slicer and press Apply again"
+    by_hand = tr("open the Extensions Manager, install PyTorch, restart Slicer and press Apply again")
     if not ask(
-        "torch is installed by Slicer's PyTorch extension, which is not installed. Install the extension from the "
-        "Extensions Manager now? Slicer must be restarted afterwards."
+        tr(
+            "torch is installed by Slicer's PyTorch extension, which is not installed. Install the extension from the "
+            "Extensions Manager now? Slicer must be restarted afterwards."
+        )
     ):
-        raise InputError(f"torch is installed by the extension PyTorch, which Slicer does not have; {by_hand}.")
-    say("Installing the PyTorch extension...")
+        raise InputError(
+            tr("torch is installed by the extension PyTorch, which Slicer does not have; {by_hand}.", by_hand=by_hand)
+        )
+    say(tr("Installing the PyTorch extension..."))
     try:
         installed = installer.install_torch_extension()
     except Exception as error:  # a Slicer without an extensions manager, an unreachable server
-        raise InputError(f"The extension PyTorch could not be installed ({error}); {by_hand}.") from error
+        raise InputError(
+            tr("The extension PyTorch could not be installed ({error}); {by_hand}.", error=error, by_hand=by_hand)
+        ) from error
     if not installed:
-        raise InputError(f"The extension PyTorch could not be installed; {by_hand}.")
-    raise InputError("The extension PyTorch is installed; save your data, restart Slicer and press Apply again.")
+        raise InputError(tr("The extension PyTorch could not be installed; {by_hand}.", by_hand=by_hand))
+    raise InputError(tr("The extension PyTorch is installed; save your data, restart Slicer and press Apply again."))
 
 
 @contextmanager
@@ -230,9 +258,15 @@ def _attempt(problems: list[Problem], install: Callable[[], None]) -> None:
             logging.warning("Installed, but not loaded by Slicer itself: %s", error)  # installTorch imports torch
             return  # the worker is another process; if it cannot load it either, it will say so
         raise InputError(
-            f"{' and '.join(problem.needed for problem in problems)} could not be installed beside Slicer's numpy "
-            f"{_installed_version('numpy')} ({error}); read the reason in the Python console, then "
-            f"{' and '.join(problem.fix for problem in problems)}, or name another Python that has what is needed."
+            tr(
+                "{packages} could not be installed beside Slicer's numpy "
+                "{version} ({error}); read the reason in the Python console, then "
+                "{fixes}, or name another Python that has what is needed.",
+                packages=_joined(problem.needed for problem in problems),
+                version=_installed_version("numpy"),
+                error=error,
+                fixes=_joined(problem.fix for problem in problems),
+            )
         ) from error
 
 
@@ -243,7 +277,8 @@ def instruction(python: str) -> str:
     """
     start = f'"{python}"' if " " in python and Path(python).exists() else python
     packages = " ".join(f'"{line}"' for line in needed_packages())
-    return f"Run this in a terminal and press Apply again: {start} -m pip install {packages}"
+    command = f"{start} -m pip install {packages}"
+    return tr("Run this in a terminal and press Apply again: {command}", command=command)
 
 
 @dataclass(frozen=True)
@@ -260,10 +295,15 @@ class Download:
     def question(self) -> str:
         address = urllib.parse.urlsplit(self.url)
         source = address.hostname + "/".join(address.path.split("/")[:3])  # github.com/owner/repository
-        return (
-            f"The weights of {self.title} are not on this computer: {self.size / 1e6:.0f} MB from {source}.\n\n"
-            f"They are kept as {self.file}; to remove them, delete that file. Licence: {self.licence}.\n\n"
-            "Download now?"
+        return tr(
+            "The weights of {model} are not on this computer: {size:.0f} MB from {source}.\n\n"
+            "They are kept as {file}; to remove them, delete that file. Licence: {licence}.\n\n"
+            "Download now?",
+            model=translated(self.title),
+            size=self.size / 1e6,
+            source=source,
+            file=self.file,
+            licence=translated(self.licence),
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from ..errors import InputError
 from ..networks.cards import CARDS, ModelCard
 from ..registration.settings import SETTINGS, Settings
+from ..text import tr, translated
 
 KEY = "IconRegistration/presets"
 #: The preset with which the user names a weights file; its model is up to the user.
@@ -23,7 +24,7 @@ OF_THE_MACHINE = tuple(name for name, about in SETTINGS.items() if about.of_the_
 #: The other fields of Settings.
 _OF_THE_METHOD = [field.name for field in fields(Settings) if field.name not in OF_THE_MACHINE]
 
-_TITLES = {"none": "Offline, no download", "multigradicon": "multiGradICON: different modalities"}
+_TITLES = {"none": tr("Offline, no download"), "multigradicon": tr("multiGradICON: different modalities")}
 #: Networks that are offered a second time, with the field's refinement after them.
 _ALSO_REFINED = ("unigradicon",)
 
@@ -66,29 +67,36 @@ def builtin_presets() -> list[Preset]:
     """What is offered first: one per model card, and the user's own weights."""
     presets = []
     for card in CARDS.values():
-        title = _TITLES.get(card.name, card.title)
+        title = translated(_TITLES.get(card.name, card.title))
         presets.append(Preset(card.name, title, describe(card), {"model": card.name}))
         if card.name in _ALSO_REFINED:
-            then = f"{card.description} Then the deformation is optimised for this pair, which takes longer."
+            then = tr(
+                "{model} Then the deformation is optimised for this pair, which takes longer.",
+                model=translated(card.description),
+            )
             text = describe(replace(card, description=then))
             settings = {"model": card.name, "refine": "field"}
-            presets.append(Preset(f"{card.name}+refinement", f"{title} + refinement", text, settings))
-    text = "A weights file of your own, of the architecture of uniGradICON."
-    return [*presets, Preset(CUSTOM_WEIGHTS, "Custom weights", text, {"model": ""})]  # "" is refused when it is run
+            presets.append(Preset(f"{card.name}+refinement", tr("{preset} + refinement", preset=title), text, settings))
+    text = tr("A weights file of your own, of the architecture of uniGradICON.")
+    return [*presets, Preset(CUSTOM_WEIGHTS, tr("Custom weights"), text, {"model": ""})]  # "" is refused when it is run
 
 
 def describe(card: ModelCard) -> str:
     """A tooltip: what a model is, what it was made for, what it costs and whom to cite."""
-    lines = {
-        "": card.description,
-        "Modalities: ": ", ".join(card.modalities).upper(),
-        "Preprocessing: ": card.preprocessing,
-        "Download: ": f"{card.size / 1e6:.0f} MB, once" if card.url else "",
-        "Limits: ": card.limits,
-        "Licence: ": card.licence,
-        "Cite: ": card.citation,
-    }
-    return "\n".join(label + text for label, text in lines.items() if text)
+    lines = [translated(card.description)]
+    if card.modalities:
+        lines.append(tr("Modalities: {modalities}", modalities=", ".join(card.modalities).upper()))
+    if card.preprocessing:
+        lines.append(tr("Preprocessing: {preprocessing}", preprocessing=translated(card.preprocessing)))
+    if card.url:
+        lines.append(tr("Download: {size:.0f} MB, once", size=card.size / 1e6))
+    if card.limits:
+        lines.append(tr("Limits: {limits}", limits=translated(card.limits)))
+    if card.licence:
+        lines.append(tr("Licence: {licence}", licence=translated(card.licence)))
+    if card.citation:
+        lines.append(tr("Cite: {citation}", citation=card.citation))
+    return "\n".join(lines)
 
 
 def user_presets(store) -> list[Preset]:
@@ -111,10 +119,10 @@ def save_preset(store, name: str, settings: Settings) -> None:
     """
     name = name.strip()
     if not name:
-        raise InputError("The preset has no name; type one.")
+        raise InputError(tr("The preset has no name; type one."))
     taken = {word.casefold() for preset in builtin_presets() for word in (preset.name, preset.title)}
     if name.casefold() in taken:
-        raise InputError(f"The preset {name!r} is built in and stays as it is; choose another name.")
+        raise InputError(tr("The preset {name!r} is built in and stays as it is; choose another name.", name=name))
     store.setValue(KEY, json.dumps({**_stored(store), name: _of_the_method(settings)}, indent=1))
 
 
@@ -122,7 +130,13 @@ def delete_preset(store, name: str) -> None:
     """Raises InputError if the user has no preset of that name."""
     stored = _stored(store)
     if name not in stored:
-        raise InputError(f"You have no preset {name!r}; there is {', '.join(sorted(stored)) or 'none that you saved'}.")
+        raise InputError(
+            tr(
+                "You have no preset {name!r}; there is {presets}.",
+                name=name,
+                presets=", ".join(sorted(stored)) or tr("none that you saved"),
+            )
+        )
     del stored[name]
     store.setValue(KEY, json.dumps(stored, indent=1))
 
@@ -150,14 +164,20 @@ def _of_the_method(settings: Settings) -> dict[str, object]:
 def _method_of(values) -> Settings:
     """Settings of what is stored as one preset; raises InputError where that cannot be."""
     if not isinstance(values, dict):
-        raise InputError(f"it is {values!r}, not an object of settings; delete it.")
+        raise InputError(tr("it is {values!r}, not an object of settings; delete it.", values=values))
     unknown = sorted(set(values) - set(_OF_THE_METHOD))
     if unknown:
-        raise InputError(f"this version does not know {', '.join(unknown)}; update ICON Registration, or delete it.")
+        raise InputError(
+            tr(
+                "this version does not know {unknown}; update ICON Registration, or delete it.",
+                unknown=", ".join(unknown),
+            )
+        )
     return Settings.from_plain(values)
 
 
 def _describe_own(settings: Settings) -> str:
     default = Settings()
     own = {name: value for name, value in _of_the_method(settings).items() if value != getattr(default, name)}
-    return "Your preset: " + (", ".join(f"{name} {value}" for name, value in own.items()) or "the defaults")
+    settings = ", ".join(f"{name} {value}" for name, value in own.items())
+    return tr("Your preset: {settings}", settings=settings) if own else tr("Your preset: the defaults")

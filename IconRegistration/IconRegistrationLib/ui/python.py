@@ -15,6 +15,7 @@ from pathlib import Path
 import slicer
 
 from ..errors import InputError
+from ..text import tr
 
 _FOLDER = "IconRegistration"
 
@@ -38,7 +39,7 @@ def python_command(text: str) -> list[str]:
     try:
         words = shlex.split(text, posix=os.name != "nt")
     except ValueError:
-        raise InputError(f"The Python {text!r} has a quote that is not closed; close it.") from None
+        raise InputError(tr("The Python {text!r} has a quote that is not closed; close it.", text=text)) from None
     words = [word.strip('"') for word in words] if os.name == "nt" else words  # where a backslash is no escape
     return [os.path.expanduser(words[0]), *words[1:]]
 
@@ -48,7 +49,12 @@ def _python_in(environment: Path) -> Path:
     for place in ("bin/python", "python.exe", "Scripts/python.exe"):
         if (environment / place).is_file():
             return environment / place
-    raise InputError(f"The folder {environment} holds no Python; name the folder of an environment, or an interpreter.")
+    raise InputError(
+        tr(
+            "The folder {folder} holds no Python; name the folder of an environment, or an interpreter.",
+            folder=environment,
+        )
+    )
 
 
 def worker_environment(own_python: bool) -> dict[str, str]:
@@ -76,7 +82,11 @@ def private_folder(parent: str | Path) -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
         raise InputError(
-            f"No folder can be made in {parent} ({error.strerror}); choose another working folder."
+            tr(
+                "No folder can be made in {folder} ({reason}); choose another working folder.",
+                folder=parent,
+                reason=error.strerror,
+            )
         ) from None
 
 

@@ -9,6 +9,7 @@ from ..mrml.markups import node_from_landmarks
 from ..mrml.scene import temporary_nodes
 from ..mrml.segmentations import node_from_segmentation
 from ..mrml.volumes import node_from_image
+from ..text import tr
 
 CATEGORY = "IconRegistration"
 _ICONS = Path(__file__).parents[2] / "Resources" / "Icons"
@@ -27,7 +28,7 @@ def register_samples() -> None:
 
     SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
-        sampleName="Phantom: a torso breathing in and out",
+        sampleName=tr("Phantom: a torso breathing in and out"),
         uris=(),  # SampleDataSource counts what these three hold; there is nothing to download
         fileNames=(),
         nodeNames=(),
@@ -36,7 +37,7 @@ def register_samples() -> None:
     )
     SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
-        sampleName="Brain with a tumour, two scans",
+        sampleName=tr("Brain with a tumour, two scans"),
         uris=tuple(_BRAINS_URL + sha256 for _file, sha256 in _BRAINS.values()),
         fileNames=tuple(file for file, _sha256 in _BRAINS.values()),
         nodeNames=tuple(_BRAINS),
@@ -49,7 +50,7 @@ def _load_phantom(_source) -> list:
     """The click on the phantom's picture."""
     import slicer
 
-    with slicer.util.tryWithErrorDisplay("The phantom could not be loaded.", waitCursor=True):
+    with slicer.util.tryWithErrorDisplay(tr("The phantom could not be loaded."), waitCursor=True):
         nodes = add_phantom(slicer.mrmlScene)
         slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
         return nodes

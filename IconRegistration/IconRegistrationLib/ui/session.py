@@ -103,7 +103,7 @@ class Session:
         def finish(folder: Path):
             warped = exchange.read(folder / "results")["segmentation"]
             if self._if_present(fixed) is None:
-                raise InputError("The fixed volume was deleted meanwhile; the warped segments were dropped.")
+                raise InputError(tr("The fixed volume was deleted meanwhile; the warped segments were dropped."))
             name = self._scene.GenerateUniqueName(f"{source.GetName()} warped to {fixed.GetName()}")
             node = node_from_segmentation(self._scene, warped, name, reference=fixed)
             place_beside(self._scene, node, self._if_present(source) or fixed)
@@ -136,7 +136,7 @@ class Session:
 
     def _begin(self, message: dict, done, finish, write: Callable[[Path], None] | None = None) -> None:
         if self.busy:
-            raise InputError("Something is running already; wait for its end or cancel it.")
+            raise InputError(tr("Something is running already; wait for its end or cancel it."))
         worker = self._ready_worker()
         folder = private_folder(self._working_folder() or tempfile.gettempdir()) if write else None
         self._task = _Task(finish, done, folder)
@@ -206,9 +206,9 @@ class Session:
 
     def _present(self, request: RegistrationRequest) -> RegistrationRequest:
         """The request without the nodes that were deleted meanwhile. Raises InputError if a volume was."""
-        for side in ("fixed", "moving"):
-            if self._if_present(getattr(request, side)) is None:
-                raise InputError(f"The {side} volume was deleted meanwhile; nothing was changed.")
+        for name, side in (("fixed", tr("fixed")), ("moving", tr("moving"))):
+            if self._if_present(getattr(request, name)) is None:
+                raise InputError(tr("The {side} volume was deleted meanwhile; nothing was changed.", side=side))
         gone = {name: None for name, node in request.nodes.items() if self._if_present(node) is None}
         return replace(request, **gone)
 

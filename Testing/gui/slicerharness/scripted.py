@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 import slicer
-from PySide6 import QtWidgets
+from PySide6 import QtCore, QtWidgets
 
 from .widgets import qSlicerWidget
 
@@ -182,6 +182,11 @@ class SampleDataLogic:
         slicer.modules.sampleDataSources.setdefault(category, []).append(source)
 
 
+def translate(context, text):
+    """Of slicer.i18n: by the translators that are installed in the application."""
+    return QtCore.QCoreApplication.translate(context, text)
+
+
 def submodules() -> dict[str, types.ModuleType]:
     """The Python modules that this page stands for, by name."""
 
@@ -199,6 +204,6 @@ def submodules() -> dict[str, types.ModuleType]:
     every = {cls.__name__: cls for cls in classes}
     return {
         "slicer.ScriptedLoadableModule": module("slicer.ScriptedLoadableModule", **every, __all__=list(every)),
-        "slicer.i18n": module("slicer.i18n", tr=lambda text: text, translate=lambda context, text: text),
+        "slicer.i18n": module("slicer.i18n", tr=lambda text: translate("", text), translate=translate),
         "SampleData": module("SampleData", SampleDataLogic=SampleDataLogic),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import slicer
 
 from ...errors import InputError
+from ...text import tr
 from ..transforms import LINEAR_ATTRIBUTE
 from .scene_restore_point import SceneRestorePoint
 
@@ -16,7 +17,7 @@ def set_warp_amount(transform, amount: float) -> None:
     Raises InputError if the node holds no displacement grid.
     """
     if not 0 <= amount <= 1:
-        raise InputError(f"The warp amount is between 0 and 1, not {amount:g}.")
+        raise InputError(tr("The warp amount is between 0 and 1, not {amount:g}.", amount=amount))
     grid_transform_of(transform).SetDisplacementScale(amount)
 
 
@@ -47,5 +48,7 @@ def whole_transform(transform):
 def grid_transform_of(node):
     stored = slicer.vtkOrientedGridTransform.SafeDownCast(node.GetTransformFromParent())
     if stored is None or stored.GetDisplacementGrid() is None:
-        raise InputError(f"The transform {node.GetName()!r} holds no displacement field; choose a registration's.")
+        raise InputError(
+            tr("The transform {name!r} holds no displacement field; choose a registration's.", name=node.GetName())
+        )
     return stored

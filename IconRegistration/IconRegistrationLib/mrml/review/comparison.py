@@ -12,6 +12,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from ...errors import InputError
 from ...registration.intensity import guess_modality
 from ...spatial.geometry import Grid, Image
+from ...text import tr
 from ..volumes import image_from_node, node_from_image
 from .scene_restore_point import SceneRestorePoint, display_of, put_under, take_out
 
@@ -180,7 +181,13 @@ def curtain(cut: CutVolume, direction: str, fraction: float) -> None:
 def _world_axis(direction: str) -> int:
     """0, 1, 2 for x, y, z."""
     if direction not in CURTAIN_DIRECTIONS:
-        raise InputError(f"No curtain goes {direction!r}; choose of {', '.join(CURTAIN_DIRECTIONS)}.")
+        raise InputError(
+            tr(
+                "No curtain goes {direction!r}; choose one of {choices}.",
+                direction=direction,
+                choices=", ".join(CURTAIN_DIRECTIONS),
+            )
+        )
     return CURTAIN_DIRECTIONS.index(direction)
 
 

@@ -7,6 +7,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ...errors import InputError
+from ...text import tr
 from .amount import grid_transform_of
 from .scene_restore_point import SceneRestorePoint, display_of
 
@@ -89,7 +90,13 @@ def _style_deformation(display, style: str, spacing: float, red: float) -> None:
     """Mode, distances and colours of a transform display node. spacing, red: mm, the displacement drawn in red."""
     modes = {"grid": display.VIS_MODE_GRID, "glyphs": display.VIS_MODE_GLYPH, "contours": display.VIS_MODE_CONTOUR}
     if style not in modes:
-        raise InputError(f"No picture of the deformation is called {style!r}; choose of {', '.join(modes)}.")
+        raise InputError(
+            tr(
+                "No picture of the deformation is called {style!r}; choose one of {modes}.",
+                style=style,
+                modes=", ".join(modes),
+            )
+        )
     colors = vtk.vtkColorTransferFunction()
     colors.AddRGBPoint(0, 0.4, 0.8, 1)
     colors.AddRGBPoint(red / 2, 1, 0.9, 0.2)

@@ -11,6 +11,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from ...errors import InputError
 from ...spatial.geometry import Grid, Image
+from ...text import tr
 from ..volumes import image_from_node, node_from_image, vtk_image
 from .scene_restore_point import SceneRestorePoint
 
@@ -33,8 +34,9 @@ def trust_overlay(restore_point: SceneRestorePoint, distrust=None, jacobian=None
     A slice view's background and foreground hold the two images, and its label layer takes label maps alone: hence
     labels. A coarse map is interpolated before it is cut into steps.
     """
-    steps = [f"{low:g} - {high:g} mm" for low, high in pairwise(limits)]
-    names = [*steps, f"more than {limits[-1]:g} mm", "no counterpart in the moving image", "folded"]
+    steps = [tr("{low:g} - {high:g} mm", low=low, high=high) for low, high in pairwise(limits)]
+    names = [*steps, tr("more than {limit:g} mm", limit=limits[-1])]
+    names += [tr("no counterpart in the moving image"), tr("folded")]
     unknown, folded = len(names) - 1, len(names)
     errors, determinants = (node and _finer(image_from_node(node)) for node in (distrust, jacobian))
     grid = (errors or determinants).grid
@@ -46,13 +48,17 @@ def trust_overlay(restore_point: SceneRestorePoint, distrust=None, jacobian=None
     if determinants is not None:
         if not determinants.grid.is_close(grid):
             raise InputError(
-                f"{errors.name!r} and {determinants.name!r} are of different runs; choose those of one run."
+                tr(
+                    "{first!r} and {second!r} are of different runs; choose those of one run.",
+                    first=errors.name,
+                    second=determinants.name,
+                )
             )
         labels[determinants.array <= 0] = folded
     table = restore_point.add_hidden_node("vtkMRMLColorTableNode", "Registration distrust")
     table.SetTypeToUser()
     table.SetNumberOfColors(len(names) + 1)
-    table.SetColor(0, "trusted", 0, 0, 0, 0)
+    table.SetColor(0, tr("trusted"), 0, 0, 0, 0)
     colors = (*_DISTRUST_COLORS[-len(limits) :], _UNKNOWN_COLOR, _FOLDED_COLOR)
     for value, (name, color) in enumerate(zip(names, colors, strict=True), start=1):
         table.SetColor(value, name, *color, 1)
