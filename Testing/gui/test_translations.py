@@ -19,7 +19,7 @@ from IconRegistrationLib.ui.tick_list import segment_names
 #: Units, names of programs, and the entry of Slicer's own selectors.
 EXEMPT = {"mm", "mm3", "px", "CSV", "None", "Python", "float32", "torch", "CPU", "x86_64"}
 #: Widgets that show sentences of rooms whose sentences do not pass through `text.tr` yet.
-WAITING = {"presetComboBox", "preflightLabel", "applyButton", "trustTable"}
+WAITING = {"presetComboBox", "preflightLabel", "applyButton"}
 LIBRARY = Path(text.__file__).parent
 
 
@@ -42,6 +42,7 @@ class OtherLetters(QtCore.QTranslator):
 @pytest.fixture
 def language():
     """The language in which the panel is opened."""
+    results()  # in English, for this and for other tests
     translator = OtherLetters()
     QtCore.QCoreApplication.installTranslator(translator)
     yield
