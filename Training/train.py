@@ -312,6 +312,8 @@ def export(training: Training, folder: Path, pairs: int) -> dict[str, float]:
         licence="Apache-2.0; for research, not a medical device",
         citation="Architecture: Tian et al.: GradICON. CVPR 2023. Data: after Hoffmann et al.: SynthMorph. TMI 2022.",
         alignment="affine",
+        refine="field",
+        order=1,
         training=f"Generated pairs only, no image of a person or animal: {training.step} steps, batch {plan.batch}, "
         f"{training.seconds / 3600:.1f} h of wall clock on one {_name_of(training.device)}. {stages} of the four "
         "U-Nets are trained; the others are the identity.",

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.cards import shipped_cards
 from IconRegistrationLib.spatial.displacement import DisplacementField
 from IconRegistrationLib.spatial.geometry import Grid, Image
 
@@ -71,7 +71,7 @@ class Tool:
     def version(self) -> str | None:
         """None where it is not installed, or the network is not there."""
         try:
-            return version(self.distribution) if self.model in CARDS else None
+            return version(self.distribution) if self.model in shipped_cards() else None
         except PackageNotFoundError:
             return None
 

@@ -82,7 +82,7 @@ def our_run(variant: str, folder: Path, size: int, moving: Image, fixed: Image):
 
     keep_freed_memory()  # as the worker does
 
-    catalog.CARDS["unigradicon"] = replace(catalog.CARDS["unigradicon"], input_shape=(size,) * 3)
+    catalog.shipped_cards()["unigradicon"] = replace(catalog.shipped_cards()["unigradicon"], input_shape=(size,) * 3)
     loaded = catalog.load_model(folder / "weights.trch")
 
     def load(*_, **__):

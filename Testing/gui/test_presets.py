@@ -52,14 +52,24 @@ def test_the_built_in_presets():
 
 def test_a_new_card_appears_by_itself(monkeypatch):
     card = catalog.ModelCard("lungs", "LungICON", "For lungs.", ("ct",), size=5_000_000, url="https://example.org/l")
-    monkeypatch.setitem(catalog.CARDS, "lungs", card)
+    monkeypatch.setitem(catalog.shipped_cards(), "lungs", card)
     preset = by_name()["lungs"]
     assert (preset.title, preset.settings) == ("LungICON", {"model": "lungs"})
     assert builtin_presets()[-1].name == presets.CUSTOM_WEIGHTS
 
 
+def test_a_card_in_the_folder_of_weights_appears_too(monkeypatch, tmp_path):
+    card = {"name": "toy", "title": "ToyICON", "description": "Moves nothing.", "also_refined": True}
+    (tmp_path / "toy.json").write_text(json.dumps({"card": card}))
+    monkeypatch.setenv(catalog.WEIGHTS_VARIABLE, str(tmp_path))
+    assert [preset.title for preset in builtin_presets()][-3:] == ["ToyICON", "ToyICON + refinement", "Custom weights"]
+    assert by_name()["toy+refinement"].apply(Settings()) == Settings(model="toy", refine="field")
+    (tmp_path / "toy.json").write_text("{")
+    assert "toy" not in by_name()
+
+
 def test_tooltips_say_what_a_user_should_know():
-    card, tooltip = catalog.CARDS["multigradicon"], by_name()["multigradicon"].tooltip
+    card, tooltip = catalog.shipped_cards()["multigradicon"], by_name()["multigradicon"].tooltip
     for part in (card.description, "CT, MRI", card.preprocessing, "283 MB", card.licence, card.citation):
         assert part in tooltip
     assert "Download" not in by_name()["none"].tooltip

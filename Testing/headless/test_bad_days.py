@@ -31,7 +31,7 @@ from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.batch.pair import OutputOptions, PairFiles
 from IconRegistrationLib.io import images as image_files
 from IconRegistrationLib.io.images import write_image
-from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.cards import shipped_cards
 from IconRegistrationLib.networks.unet import GradICON
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.workflow.folder import FolderError
@@ -259,7 +259,9 @@ def some_weights(folder: Path) -> Path:
     shape, down, up = (16, 16, 16), (2, 4, 8), (4, 8)
     torch.manual_seed(0)
     torch.save(GradICON(shape, down, up).state_dict(), folder / "small.trch")
-    card = replace(CARDS["none"], name="small", title="Small", input_shape=shape, down_channels=down, up_channels=up)
+    card = replace(
+        shipped_cards()["none"], name="small", title="Small", input_shape=shape, down_channels=down, up_channels=up
+    )
     (folder / "small.json").write_text(json.dumps({"card": asdict(card)}))
     return folder / "small.trch"
 

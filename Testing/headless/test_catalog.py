@@ -19,7 +19,7 @@ import torch
 from IconRegistrationLib.errors import Cancelled, InputError
 from IconRegistrationLib.networks import catalog
 from IconRegistrationLib.networks import download as downloads
-from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.cards import shipped_cards
 from IconRegistrationLib.networks.catalog import cache_folder, fetch_weights, find_card, load_model
 from IconRegistrationLib.networks.unet import GradICON
 
@@ -100,9 +100,14 @@ def publisher(weights):
 def a_card(publisher, monkeypatch):
     """A known model whose weights the local server has."""
     card = replace(
-        CARDS["unigradicon"], name="small", title="Small", url=publisher.url, size=len(publisher.content), **SMALL
+        shipped_cards()["unigradicon"],
+        name="small",
+        title="Small",
+        url=publisher.url,
+        size=len(publisher.content),
+        **SMALL,
     )
-    monkeypatch.setitem(CARDS, "small", card)
+    monkeypatch.setitem(shipped_cards(), "small", card)
     return card
 
 
@@ -117,7 +122,7 @@ def a_home(tmp_path, monkeypatch):
 
 
 def test_cards_say_what_a_user_must_know():
-    for name, card in CARDS.items():
+    for name, card in shipped_cards().items():
         assert name == card.name
         assert card.title
         assert card.description
@@ -132,7 +137,7 @@ def test_cards_say_what_a_user_must_know():
             assert card.licence
             assert card.citation
             assert card.preprocessing
-    assert CARDS["unigradicon"].down_channels == (2, 16, 32, 64, 256, 512)
+    assert shipped_cards()["unigradicon"].down_channels == (2, 16, 32, 64, 256, 512)
 
 
 def test_the_module_loads_without_torch():
@@ -143,7 +148,7 @@ def test_the_module_loads_without_torch():
 def test_names_paths_and_neither(tmp_path, weights):
     own = tmp_path / "mine.trch"
     own.write_bytes(weights)
-    assert find_card("multigradicon") is CARDS["multigradicon"]
+    assert find_card("multigradicon") is shipped_cards()["multigradicon"]
     assert find_card(own).title == "mine.trch"
     with pytest.raises(InputError, match=r"choose one of none, .*unigradicon"):
         find_card("unigradicno")
@@ -184,7 +189,7 @@ def test_a_card_beside_weights_is_theirs(tmp_path, weights):
     """So that a network which was just trained can be tried under the path of its file."""
     own = tmp_path / "mine.trch"
     own.write_bytes(weights)
-    card = replace(CARDS["none"], name="small", title="Mine", **SMALL)
+    card = replace(shipped_cards()["none"], name="small", title="Mine", **SMALL)
     (tmp_path / "mine.json").write_text(json.dumps({"card": asdict(card)}))
     network, loaded, _ = load_model(own)
     assert loaded == card
@@ -343,7 +348,7 @@ class Intruder:
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path):
-    card = replace(CARDS["unigradicon"], **SMALL)
+    card = replace(shipped_cards()["unigradicon"], **SMALL)
     path = tmp_path / "w.trch"
     state = a_state_dict()
     first = next(iter(state))
@@ -373,7 +378,7 @@ def test_a_file_of_the_publishers_format_loads(tmp_path, monkeypatch):
     published = unigradicon.make_network([1, 1, 65, 65, 65], include_last_step=True)
     path = tmp_path / "Step_2_final.trch"
     torch.save(published.regis_net.state_dict(), path)
-    assert abs(path.stat().st_size - CARDS["unigradicon"].size) < 0.02 * CARDS["unigradicon"].size
+    assert abs(path.stat().st_size - shipped_cards()["unigradicon"].size) < 0.02 * shipped_cards()["unigradicon"].size
     network, card, _ = load_model(path, trainable=True)
     assert card.title == "Step_2_final.trch"
     state = published.regis_net.state_dict()

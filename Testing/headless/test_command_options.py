@@ -13,7 +13,7 @@ from IconRegistrationLib.batch.options import help_of, option_of, settings_of
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import write_image
-from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.cards import shipped_cards
 from IconRegistrationLib.registration.settings import ALIGNMENTS, SETTINGS, Settings
 from IconRegistrationLib.registration.similarities import SIMILARITIES
 from IconRegistrationLib.workflow.folder import output_folder
@@ -37,7 +37,7 @@ def images(pair):
 
 def test_help_names_every_choice():
     assert set(SETTINGS) == set(Settings.__dataclass_fields__)
-    for name, choices in (("align", ALIGNMENTS), ("similarity", SIMILARITIES), ("model", CARDS)):
+    for name, choices in (("align", ALIGNMENTS), ("similarity", SIMILARITIES), ("model", shipped_cards())):
         assert all(choice in help_of(SETTINGS[name]) for choice in choices), name
 
 

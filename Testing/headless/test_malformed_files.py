@@ -25,7 +25,7 @@ from IconRegistrationLib.io.images import read_image, write_image
 from IconRegistrationLib.io.landmarks import write_landmarks
 from IconRegistrationLib.io.segmentations import write_segmentation
 from IconRegistrationLib.io.transforms import write_field
-from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.cards import shipped_cards
 from IconRegistrationLib.networks.unet import GradICON
 from IconRegistrationLib.spatial.displacement import DisplacementField
 from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
@@ -222,7 +222,7 @@ def some_weights(folder):
     torch.manual_seed(0)
     network = GradICON(SMALL["input_shape"], SMALL["down_channels"], SMALL["up_channels"])
     torch.save(network.state_dict(), folder / "w.trch")
-    card = replace(CARDS["none"], name="small", title="Small", **SMALL)
+    card = replace(shipped_cards()["none"], name="small", title="Small", **SMALL)
     (folder / "w.json").write_text(json.dumps({"card": asdict(card)}))
     return folder / "w.trch"
 

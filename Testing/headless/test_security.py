@@ -26,7 +26,7 @@ from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.networks import catalog
 from IconRegistrationLib.networks import download as downloads
-from IconRegistrationLib.networks.cards import CARDS
+from IconRegistrationLib.networks.cards import shipped_cards
 
 #: As the catalogue downloads: what came must be a network of the card.
 download = partial(downloads.download, check=catalog.read_network)
@@ -220,7 +220,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def card(url, **more):
-    return replace(CARDS["unigradicon"], url=url, size=0, **more)
+    return replace(shipped_cards()["unigradicon"], url=url, size=0, **more)
 
 
 @pytest.mark.parametrize("scheme", ["http", "ftp", "file"])

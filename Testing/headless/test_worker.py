@@ -613,7 +613,7 @@ SHAPE = (64, 72, 80)  # the published cascade of five halvings needs 65 and more
 def a_small_model(tmp_path, monkeypatch):
     """unigradicon, but small and with random weights that lie in a folder; (folder, names of what was loaded)."""
     card = dataclasses.replace(
-        catalog.CARDS["unigradicon"],
+        catalog.shipped_cards()["unigradicon"],
         input_shape=SHAPE,
         down_channels=(2, 4, 8, 16),
         up_channels=(4, 4, 8),
@@ -626,7 +626,7 @@ def a_small_model(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
     torch.save(network.state_dict(), folder / card.filename)
-    monkeypatch.setitem(catalog.CARDS, "unigradicon", card)
+    monkeypatch.setitem(catalog.shipped_cards(), "unigradicon", card)
     loaded = []
 
     def counted(name, load=catalog.load_model, **options):
@@ -670,8 +670,8 @@ def test_downloads_report_bytes_and_fill_the_folder(tmp_path, a_small_model, mon
     weights, _ = a_small_model
     content = (weights / "unigradicon.trch").read_bytes()
     publisher = Publisher(content)
-    card = dataclasses.replace(catalog.CARDS["unigradicon"], url=publisher.url)
-    monkeypatch.setitem(catalog.CARDS, "unigradicon", card)
+    card = dataclasses.replace(catalog.shipped_cards()["unigradicon"], url=publisher.url)
+    monkeypatch.setitem(catalog.shipped_cards(), "unigradicon", card)
     with a_thread() as parent:
         parent.send(id=1, request="download", model="unigradicon", weights_dir=str(tmp_path / "there"))
         messages = parent.until("result", 1)

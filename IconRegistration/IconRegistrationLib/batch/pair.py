@@ -110,7 +110,7 @@ def check_settings(settings: Settings) -> None:
     from ..networks.devices import choose_device
 
     choose_device(settings.device)
-    find_card(settings.model)
+    find_card(settings.model, settings.weights_dir)
 
 
 def read_inputs(pair: PairFiles) -> Inputs:

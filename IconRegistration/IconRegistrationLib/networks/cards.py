@@ -1,17 +1,26 @@
-"""Model cards: what a model is, where its weights come from, what it expects."""
+"""Model cards: what a model is, where its weights come from, what it expects. One JSON file for each.
+
+A model is added by one file: `<name>.json` with a "card", an object of the fields of `ModelCard`, in Resources/Models
+or in a folder of weights of the user's (networks/catalog.py). The command, the panel's presets, the preflight and the
+manifests of cohorts then know its name. Cards are read when they are first asked for, not when this file is imported.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, words_of
+from ..plain import from_plain
+from ..text import Sentence, tr
 
-#: Weights that come with the code, each beside its card: in Slicer and in a checkout beside the module, where pip
-#: installed it within the package.
 _PACKAGE = Path(__file__).resolve().parents[1]
 
+#: Folder of the cards and weights that come with the code: in Slicer and in a checkout beside the module, where pip
+#: installed it within the package.
 SHIPPED = next(
     (folder for folder in (_PACKAGE.parent / "Resources" / "Models", _PACKAGE / "Models") if folder.is_dir()),
     _PACKAGE / "Models",
@@ -25,13 +34,38 @@ WEIGHTS_VARIABLE = "ICON_REGISTRATION_WEIGHTS"
 class ModelCard:
     """What a user should know about a model, and what the code needs to load it.
 
-    input_shape: (D, H, W) of the lattice it was trained on.
-    down_channels, up_channels: see `network.UNet`.
-    alignment: linear alignment that the network expects before it (`align.ALIGNMENTS`), "none" for box on box.
-    training, limits, results: of what and for how long it learned, what it cannot do, what was measured.
-    url: where the weights are downloaded from; empty where they are shipped, or there are none.
-    size: bytes of the weights file, to within two per cent; 0 where unknown.
-    sha256: of the weights file; None where the publisher states none. Then the first download is remembered.
+    Attributes
+    ----------
+    name : str
+        What settings call it; its weights are `<name>.trch`.
+    title, description : str
+        For people.
+    modalities : tuple of str
+        Kinds of images that it saw: "ct", "mri".
+    preprocessing, licence, citation : str
+        What is done to intensities; under which terms the weights are; whom to cite.
+    input_shape : tuple of int
+        (D, H, W) of the lattice on which it was trained, in samples.
+    down_channels, up_channels : tuple of int
+        See `unet.UNet`.
+    alignment : str
+        Linear alignment that the network expects before it (`settings.ALIGNMENTS`), "none" for box on box.
+    training, limits, results : str
+        Of what and for how long it learned, what it cannot do, what was measured.
+    url : str
+        Where the weights are downloaded from, HTTPS; empty where they lie beside the card, or there are none.
+    size : int
+        Bytes of the weights file, to within two per cent; 0 where unknown.
+    sha256 : str or None
+        Of the weights file; None where the publisher states none. Then the first download is remembered.
+    refine : str
+        What the refinement "auto" is with it: "off", or "field" where the network is a start only.
+    preset : str
+        Title among the panel's presets; empty for `title`.
+    also_refined : bool
+        Whether the panel offers it a second time, with the refinement of the field after it.
+    order : int
+        Place in lists; by name among equals.
     """
 
     name: str
@@ -51,6 +85,10 @@ class ModelCard:
     url: str = ""
     size: int = 0
     sha256: str | None = None
+    refine: str = "off"
+    preset: str = ""
+    also_refined: bool = False
+    order: int = 100
 
     @property
     def filename(self) -> str:
@@ -58,73 +96,45 @@ class ModelCard:
         return f"{self.name}.trch"
 
 
-_PREPROCESSING = "CT: -1000..1000 HU, MR: minimum .. 99th percentile, scaled to 0..1; resized to 175 x 175 x 175"
-
-_LICENCE = "Apache-2.0 (LICENSE of uncbiag/uniGradICON, code and weights); for research, not a medical device"
-
-_RELEASES = "https://github.com/uncbiag/uniGradICON/releases/download"
-
-
 def read_card(path: str | Path) -> ModelCard:
-    """The card in a JSON file beside weights, as Training/train.py exports it."""
-    values = json.loads(Path(path).read_text(encoding="utf-8"))["card"]
-    return ModelCard(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    """Read the card of a JSON file.
 
+    Parameters
+    ----------
+    path : str or Path
+        An object with a "card", as Training/train.py exports it; what else it holds is left alone.
 
-CARDS: dict[str, ModelCard] = {
-    card.name: card
-    for card in (
-        ModelCard(
-            name="none",
-            title="No network",
-            description="Optimises the deformation of the pair itself. Needs no weights and no download.",
-            modalities=("ct", "mri"),
-            alignment="affine",
-        ),
-        *map(read_card, sorted(SHIPPED.glob("*.json"))),
-        ModelCard(
-            name="unigradicon",
-            title="uniGradICON",
-            description="Foundation model for pairs of one modality: lung, knee, brain and abdomen, CT and MR.",
-            modalities=("ct", "mri"),
-            preprocessing=_PREPROCESSING,
-            licence=_LICENCE,
-            citation="Tian et al.: uniGradICON: A Foundation Model for Medical Image Registration. MICCAI 2024.",
-            url=f"{_RELEASES}/unigradicon_weights/Step_2_final.trch",
-            size=283_000_000,
-        ),
-        ModelCard(
-            name="multigradicon",
-            title="multiGradICON",
-            description="The same network trained on pairs of different modalities as well: CT to MR, T1 to T2.",
-            modalities=("ct", "mri"),
-            preprocessing=_PREPROCESSING,
-            licence=_LICENCE,
-            citation="Demir et al.: multiGradICON: A Foundation Model for Multimodal Medical Image Registration. "
-            "WBIR 2024.",
-            url=f"{_RELEASES}/multigradicon_weights/Step_2_final.trch",
-            size=283_000_000,
-        ),
-    )
-}
-
-
-def _read_json(path: Path) -> dict:
+    Raises
+    ------
+    InputError
+        Naming the file and the field that cannot be used.
+    """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "card" not in content:
+            raise InputError(tr('it holds no object with a "card"'))
+        card = from_plain(ModelCard, content["card"], "card")
+        if not card.name.strip() or set(card.name) & set("/\\"):
+            raise InputError(tr("card.name is {name}, which is no name of a file", name=repr(card.name)))
+        if card.refine not in ("off", "field"):
+            raise InputError(tr("card.refine is {refine}; choose off or field", refine=repr(card.refine)))
+    except (OSError, ValueError) as error:
+        reason = words_of(error)
+        raise InputError(tr("The model card {path} cannot be used: {reason}", path=path, reason=reason)) from None
+    return replace(card, preset=_sentence(card.preset), description=_sentence(card.description))
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _sentence(text: str) -> Sentence:
+    """Return words of a card as a sentence, so that translations reach it."""
+    return Sentence(text.replace("{", "{{").replace("}", "}}"), context="networks.cards")
 
 
-def _sha256(path: Path) -> str:
-    from ..io.writing import sha256_of
+@cache
+def shipped_cards() -> dict[str, ModelCard]:
+    """Return the cards that come with the code, by name, in their order; read at the first call."""
+    return in_order(read_card(path) for path in SHIPPED.glob("*.json"))
 
-    try:
-        return sha256_of([path])
-    except OSError as error:
-        raise InputError(f"The weights file {path} cannot be read ({error.strerror or error}).") from None
+
+def in_order(cards: Iterable[ModelCard]) -> dict[str, ModelCard]:
+    """Return cards by name, sorted for a list."""
+    return {card.name: card for card in sorted(cards, key=lambda card: (card.order, card.name))}

@@ -10,9 +10,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
-from .cards import WEIGHTS_VARIABLE, ModelCard, _read_json, _sha256, _size
+from ..text import tr
+from .cards import WEIGHTS_VARIABLE, ModelCard
 
 #: Called with (bytes done, bytes in total); may raise Cancelled.
 ByteProgress = Callable[[int, int], None]
@@ -53,13 +55,25 @@ def download(
             size = _size(part)
             _forget(part)
             raise InputError(
-                f"{card.url} delivered {size} bytes where about {card.size} were expected; download it in a browser "
-                f"and save it as {target}."
+                tr(
+                    "{url} delivered {size} bytes where about {expected} were expected; download it in a browser and "
+                    "save it as {target}.",
+                    url=card.url,
+                    size=size,
+                    expected=card.size,
+                    target=target,
+                )
             )
-        sha256 = _sha256(part)
+        sha256 = sha256_of_weights(part)
         try:
             if card.sha256 and sha256 != card.sha256:
-                raise InputError(f"{card.url} delivered a file with another SHA-256 ({sha256}); try again later.")
+                raise InputError(
+                    tr(
+                        "{url} delivered a file with another SHA-256 ({sha256}); try again later.",
+                        url=card.url,
+                        sha256=sha256,
+                    )
+                )
             check(part, card)
         except InputError:
             _forget(part)
@@ -70,15 +84,21 @@ def download(
         _forget(part)
     except OSError as error:
         raise InputError(
-            f"The weights of {card.title} cannot be written to {target.parent} ({error.strerror or error}); free about "
-            f"{card.size / 1e6:.0f} MB there or choose another weights folder."
+            tr(
+                "The weights of {model} cannot be written to {folder} ({reason}); free about {megabytes:.0f} MB there "
+                "or choose another weights folder.",
+                model=card.title,
+                folder=target.parent,
+                reason=error.strerror or str(error),
+                megabytes=card.size / 1e6,
+            )
         ) from None
 
 
 def _download_rest(card: ModelCard, target: Path, part: Path, progress: ByteProgress | None) -> None:
     """One connection: appends to `part` what is missing of it, or starts anew where the server cannot continue."""
     request = urllib.request.Request(card.url, headers={"User-Agent": "icon-registration"})
-    validator = _read_json(_validator_file(part)).get(card.url)
+    validator = read_json(_validator_file(part)).get(card.url)
     if _size(part) and validator:
         request.add_header("Range", f"bytes={_size(part)}-")
         request.add_header("If-Range", validator)
@@ -134,13 +154,21 @@ class _SecureRedirects(urllib.request.HTTPRedirectHandler):
 def _require_https(url: str) -> None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")):
-        raise InputError(f"Weights are downloaded over HTTPS only, not from {url}.")
+        raise InputError(tr("Weights are downloaded over HTTPS only, not from {url}.", url=url))
 
 
 def _no_download(card: ModelCard, target: Path, reason) -> InputError:
     return InputError(
-        f"The weights of {card.title} could not be downloaded ({reason}); try again, or fetch {card.url} in a browser, "
-        f"rename it to {target.name} and put it into {target.parent} or into the folder that {WEIGHTS_VARIABLE} names."
+        tr(
+            "The weights of {model} could not be downloaded ({reason}); try again, or fetch {url} in a browser, rename "
+            "it to {name} and put it into {folder} or into the folder that {variable} names.",
+            model=card.title,
+            reason=str(reason),
+            url=card.url,
+            name=target.name,
+            folder=target.parent,
+            variable=WEIGHTS_VARIABLE,
+        )
     )
 
 
@@ -151,3 +179,28 @@ def _validator_file(part: Path) -> Path:
 def _forget(part: Path) -> None:
     for path in (part, _validator_file(part)):
         path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def sha256_of_weights(path: Path) -> str:
+    """Return the SHA-256 of a weights file. Raises InputError where it cannot be read."""
+    from ..io.writing import sha256_of
+
+    try:
+        return sha256_of([path])
+    except OSError as error:
+        raise InputError(
+            tr("The weights file {path} cannot be read ({reason}).", path=path, reason=error.strerror or str(error))
+        ) from None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import InputError
-from ..networks.cards import CARDS
+from ..networks.catalog import known_card, known_cards
 from ..text import tr
 from .similarities import SIMILARITIES
 
@@ -34,6 +34,8 @@ class Setting:
         Its value in the command's help, such as "MM"; two for a pair of numbers.
     choices : tuple[str, ...]
         The words that it may be; () where any value of its type will do.
+    names : callable | None
+        Returns the words that are known to be good, where others are too.
     least, above, below : float | None
         A number must be at least, more than, less than this.
     unit : str
@@ -45,6 +47,7 @@ class Setting:
     help: str
     metavar: str | tuple[str, str]
     choices: tuple[str, ...] = ()
+    names: Callable[[], Iterable[str]] | None = None
     least: float | None = None
     above: float | None = None
     below: float | None = None
@@ -54,8 +57,8 @@ class Setting:
     @property
     def allowed(self) -> str:
         """The choices or the range in words; "" where any value of its type will do."""
-        if self.choices:
-            return ", ".join(self.choices)
+        if self.choices or self.names:
+            return ", ".join(self.choices or self.names())
         bounds = []
         if self.least is not None:
             bounds.append(tr("at least {bound:g}", bound=self.least))
@@ -115,8 +118,8 @@ class Settings:
     IconRegistrationLib.errors.InputError: similarity is 'ssd'; choose one of auto, lncc, lncc2, mind.
     """
 
-    model: str = setting("none", tr("{names}, or the path of a weights file", names=", ".join(CARDS)), "MODEL")
-    #: "auto" is field with the models "none" and "builtin", off with other networks
+    model: str = setting("none", tr("a network, or the path of a weights file"), "MODEL", names=known_cards)
+    #: "auto" is what the model's card says: field with "none" and "builtin", off with other networks
     refine: str = setting("auto", tr("what is optimised for this pair"), "WHAT", choices=_REFINEMENTS)
     #: of the field, on each of three levels
     steps: int | None = setting(None, tr("steps of the refinement; 40 for the field, 50 for a network"), "N", least=1)
@@ -158,7 +161,8 @@ class Settings:
         """`refine` with "auto" decided."""
         if self.refine != "auto":
             return self.refine
-        return "field" if self.model in ("none", "builtin") else "off"
+        card = known_card(self.model, self.weights_dir)
+        return card.refine if card else "off"
 
     def identity(self) -> dict[str, Any]:
         """Return what decides about the results, as JSON-safe values; two runs with the same identity are one.

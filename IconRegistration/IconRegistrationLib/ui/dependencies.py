@@ -312,7 +312,7 @@ def needed_download(model: str, weights_dir: str | None = None) -> Download | No
 
     model, weights_dir: as in `Settings`. Raises InputError for an unknown model.
     """
-    card = catalog.find_card(model)
+    card = catalog.find_card(model, weights_dir)
     if not card.url or catalog.find_weights(card, weights_dir):
         return None
     folder = Path(weights_dir).expanduser() if weights_dir else catalog.cache_folder()

@@ -12,7 +12,8 @@ import logging
 from dataclasses import dataclass, fields, replace
 
 from ..errors import InputError
-from ..networks.cards import CARDS, ModelCard
+from ..networks.cards import ModelCard
+from ..networks.catalog import known_card, known_cards
 from ..registration.settings import SETTINGS, Settings
 from ..text import tr, translated
 
@@ -23,10 +24,6 @@ CUSTOM_WEIGHTS = "custom"
 OF_THE_MACHINE = tuple(name for name, about in SETTINGS.items() if about.of_the_machine)
 #: The other fields of Settings.
 _OF_THE_METHOD = [field.name for field in fields(Settings) if field.name not in OF_THE_MACHINE]
-
-_TITLES = {"none": tr("Offline, no download"), "multigradicon": tr("multiGradICON: different modalities")}
-#: Networks that are offered a second time, with the field's refinement after them.
-_ALSO_REFINED = ("unigradicon",)
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Preset:
     def apply(self, current: Settings) -> Settings:
         """The preset's settings on the machine of `current`; "Custom weights" keeps the file that `current` names."""
         kept = {name: getattr(current, name) for name in OF_THE_MACHINE}
-        if self.name == CUSTOM_WEIGHTS and current.model not in CARDS:
+        if self.name == CUSTOM_WEIGHTS and known_card(current.model, current.weights_dir) is None:
             kept["model"] = current.model
         return Settings(**{**self.settings, **kept})
 
@@ -66,10 +63,10 @@ def preset_of(presets: list[Preset], settings: Settings) -> Preset:
 def builtin_presets() -> list[Preset]:
     """What is offered first: one per model card, and the user's own weights."""
     presets = []
-    for card in CARDS.values():
-        title = translated(_TITLES.get(card.name, card.title))
+    for card in known_cards().values():
+        title = translated(card.preset or card.title)
         presets.append(Preset(card.name, title, describe(card), {"model": card.name}))
-        if card.name in _ALSO_REFINED:
+        if card.also_refined:
             then = tr(
                 "{model} Then the deformation is optimised for this pair, which takes longer.",
                 model=translated(card.description),

@@ -170,9 +170,10 @@ class _RequestHandler:
         def downloaded(done: int, total: int) -> None:
             progress("download", done / total if total else 0.0, done=done, total=total)
 
-        card = catalog.find_card(str(request.content.get("model")))
+        weights_dir = request.content.get("weights_dir")
+        card = catalog.find_card(str(request.content.get("model")), weights_dir)
         progress("download", 0.0)
-        return {"path": str(catalog.fetch_weights(card, request.content.get("weights_dir"), downloaded))}
+        return {"path": str(catalog.fetch_weights(card, weights_dir, downloaded))}
 
     def _release(self, request: Request, progress: ProgressSender) -> dict[str, Any]:
         self._models.release()

@@ -223,7 +223,7 @@ def _check(inputs: Inputs, settings: Settings, facts, guide: bool, linear: np.nd
             raise InputError(problems[id(image)])
 
     check_inputs(inputs, guide, look)
-    catalog.find_card(settings.model)
+    catalog.find_card(settings.model, settings.weights_dir)
     stays = settings.align == "none" or (settings.align == "auto" and inputs.initial is not None)
     if settings.model == "none" and stays:
         refinement_lattices(inputs.fixed.grid, inputs.moving.grid, linear, spacing=1e6, region=inputs.region)
@@ -260,7 +260,7 @@ def _lattice(inputs: Inputs, settings: Settings, linear: np.ndarray, gpu: bool) 
     """The lattice that is worked on; the refinement's as it would be where the boxes overlap most."""
     fixed, moving = inputs.fixed.grid, inputs.moving.grid
     if settings.model != "none" and settings.refinement != "field":
-        return fixed.with_shape(catalog.find_card(settings.model).input_shape)
+        return fixed.with_shape(catalog.find_card(settings.model, settings.weights_dir).input_shape)
     centred = linear.copy()
     centred[:3, 3] += moving.centre - (linear @ [*fixed.centre, 1])[:3]
     if overlap_share(fixed, moving, centred) > 2 * overlap_share(fixed, moving, linear):
@@ -292,7 +292,7 @@ def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, simil
     """On two CPU cores; for two possible similarities their geometric mean, hence wrong by 1.1 at most."""
     seconds = VOXEL_SECONDS * (math.prod(fixed.shape) + math.prod(moving.shape)) / 1e6
     automatic = settings.align == "auto" and inputs.initial is None
-    align = catalog.find_card(settings.model).alignment if automatic else settings.align
+    align = catalog.find_card(settings.model, settings.weights_dir).alignment if automatic else settings.align
     if align in ("rigid", "similarity", "affine"):
         seconds += ALIGNMENT_SECONDS
     if settings.model != "none":
@@ -327,7 +327,7 @@ def _about_images(inputs: Inputs, settings: Settings, modalities, overlap: float
         little = (
             f"Only {_percent(overlap)} of {inputs.fixed.name} overlaps {inputs.moving.name} where the headers put them"
         )
-        expected = catalog.find_card(settings.model).alignment
+        expected = catalog.find_card(settings.model, settings.weights_dir).alignment
         if settings.align == "none" or (settings.align == "auto" and expected == "none"):
             yield f"{little}; choose an alignment or an initial transform."
         else:
@@ -381,7 +381,7 @@ def _about_partners(inputs: Inputs, compare: bool):
 
 
 def _about_weights(settings: Settings):
-    card = catalog.find_card(settings.model)
+    card = catalog.find_card(settings.model, settings.weights_dir)
     if card.url and catalog.find_weights(card, settings.weights_dir) is None:
         yield f"The weights of {card.title} ({card.size / 1e6:.0f} MB) will be downloaded first."
 
@@ -398,7 +398,8 @@ def _described(grid: Grid, modality: str) -> str:
 
 def _method(settings: Settings) -> str:
     refinement = {"field": " + field refinement", "network": " + fine-tuning", "off": ""}[settings.refinement]
-    return f"{catalog.find_card(settings.model).title.replace('No network', 'no network')}{refinement}"
+    title = catalog.find_card(settings.model, settings.weights_dir).title.replace("No network", "no network")
+    return f"{title}{refinement}"
 
 
 def _where(device: dict | None) -> str:

@@ -197,7 +197,7 @@ def override_settings(defaults: Settings, folder: str, written: str) -> Settings
         if settings.weights_dir and "weights_dir" in values:
             settings = replace(settings, weights_dir=absolute_path(folder, settings.weights_dir))
         if "model" in values:
-            settings = replace(settings, model=_model(folder, settings.model))
+            settings = replace(settings, model=_model(folder, settings.model, settings.weights_dir))
     except InputError as error:
         raise RowError(explain(error)[1]) from None
     return settings
@@ -236,14 +236,13 @@ def with_absolute_paths(settings: Settings) -> Settings:
     """
     folder = os.getcwd()
     weights_dir = settings.weights_dir and absolute_path(folder, settings.weights_dir)
-    return replace(settings, model=_model(folder, settings.model), weights_dir=weights_dir)
+    return replace(settings, model=_model(folder, settings.model, weights_dir), weights_dir=weights_dir)
 
 
-def _model(folder: str, model: str) -> str:
+def _model(folder: str, model: str, weights_dir: str | None) -> str:
     """Return a known name as it is, a weights file as an absolute path; InputError if it is neither."""
-    from ...networks.cards import CARDS
-    from ...networks.catalog import find_card
+    from ...networks.catalog import find_card, known_card
 
-    model = model if model in CARDS else absolute_path(folder, model)
-    find_card(model)
+    model = model if known_card(model, weights_dir) else absolute_path(folder, model)
+    find_card(model, weights_dir)
     return model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from ...errors import InputError
 from ..progress import ProgressPrinter
@@ -20,22 +19,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """What there is, under which licence, and where the weights are or would be."""
-    from ...networks.cards import CARDS
-    from ...networks.catalog import cache_folder, fetch_weights, find_card, find_weights
+    from ...networks.cards import SHIPPED
+    from ...networks.catalog import fetch_weights, find_card, find_weights, known_cards, weights_folders
 
     if args.download and not args.name:
         raise InputError("--download needs the name of a model; see icon-registration models.")
-    cards = [find_card(args.name)] if args.name else list(CARDS.values())
+    weights_dir = args.weights_dir
+    cards = [find_card(args.name, weights_dir)] if args.name else list(known_cards(weights_dir).values())
     if args.download:
         progress = ProgressPrinter(args.json)
         try:
-            fetch_weights(cards[0], args.weights_dir, lambda done, total: progress("download", done / max(total, 1)))
+            fetch_weights(cards[0], weights_dir, lambda done, total: progress("download", done / max(total, 1)))
         finally:
             progress.close()
     listed = []
     for card in cards:
-        weights = find_weights(card, args.weights_dir)
-        place = Path(args.weights_dir).expanduser() if args.weights_dir else cache_folder()
+        weights = find_weights(card, weights_dir)
+        folder = weights_folders(weights_dir)[-1]
         listed.append(
             {
                 "name": card.name,
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
                 "results": card.results,
                 "url": card.url,
                 "megabytes": round(card.size / 1e6),
-                "weights": str(weights or place / card.filename) if weights or card.url else None,
-                "downloaded": weights is not None if card.url else None,
+                "weights": str(weights or folder / card.filename) if weights or card.url else None,
+                "downloaded": weights is not None if card.url or (weights and weights.parent != SHIPPED) else None,
             }
         )
     if args.json:
