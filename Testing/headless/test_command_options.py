@@ -1,5 +1,7 @@
 """What the options reach: settings, masks, region, initial transform; and what happens without slicer-core."""
 
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import itk
 import numpy as np
 import pytest
 
-from IconRegistrationLib.batch import outputs
+from IconRegistrationLib.batch import commands, outputs
 from IconRegistrationLib.batch.command import build_parser, main
+from IconRegistrationLib.batch.commands import find_commands
 from IconRegistrationLib.batch.options import help_of, option_of, settings_of
 from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
@@ -51,6 +54,33 @@ def test_the_table_in_the_docs_is_that_of_the_settings():
         rows.append(f"| `{option_of(name)} {values}` | " + " | ".join(cells) + " |")
     page = (Path(__file__).parents[2] / "docs" / "command.md").read_text(encoding="utf-8")
     assert "\n".join(rows).replace("  ", " ") in page
+
+
+def test_the_table_of_commands_in_the_docs_is_that_of_the_help():
+    page = (Path(__file__).parents[2] / "docs" / "command.md").read_text(encoding="utf-8")
+    table = page.split("| command | what it does |\n|-|-|\n")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| \[?`([a-z-]+)`\S* \| (.*) \|$", table, re.MULTILINE)
+    assert rows == [(name, module.HELP) for name, module in find_commands().items()]
+    assert len(rows) == len(table.splitlines())
+
+
+def test_a_file_in_the_folder_of_commands_is_a_command(tmp_path, monkeypatch, capsys):
+    (tmp_path / "say_hello.py").write_text(
+        'HELP = "Greet someone."\n'
+        'def add_options(parser):\n    parser.add_argument("name")\n'
+        'def run(args):\n    print("hello", args.name)\n'
+    )
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    try:
+        assert main(["say-hello", "Anna"]) == 0
+        assert main(["say-hello"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "hello Anna\n"
+        assert "name; see icon-registration say-hello --help." in printed.err
+        listed = re.findall(r"^    ([a-z-]+)(?: |$)", build_parser().format_help(), re.MULTILINE)
+        assert listed == ["register", "cohort", "propagate", "warp", "demo", "models", "say-hello"]
+    finally:
+        del commands.say_hello, sys.modules[f"{commands.__name__}.say_hello"]
 
 
 def test_options_become_settings():

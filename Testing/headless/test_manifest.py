@@ -385,7 +385,7 @@ def test_the_command_prints_a_mistake_on_each_line(write, capsys, monkeypatch):
     from IconRegistrationLib.batch import command
 
     path = write("id,fixed,moving\nx/y,a,b\nz,c,c\n")
-    monkeypatch.setitem(command.COMMANDS, "demo", (_Reader, "reads a manifest"))
+    monkeypatch.setattr(command, "find_commands", lambda: {"demo": _Reader})
     assert main(["demo", str(path)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"icon-registration: {path} has 2 mistakes:"
@@ -395,6 +395,7 @@ def test_the_command_prints_a_mistake_on_each_line(write, capsys, monkeypatch):
 class _Reader:
     """A command that only reads the pairs."""
 
+    HELP = "Read a manifest."
     add_options = staticmethod(add_entries)
 
     @staticmethod

@@ -17,36 +17,37 @@ from .. import __version__
 from ..errors import InputError, explain
 from ..machine import wait_briefly
 from ..text import tr
-from .commands import cohort, demo, models, propagate, register, warp
+from .commands import find_commands
 from .compatibility import translate
 
-#: Every command: its module has `add_options(parser)` and `run(args)`.
-COMMANDS = {
-    "register": (register, "Register a moving volume to a fixed one."),
-    "cohort": (cohort, "Register the many pairs of a manifest, on all processors or on a cluster."),
-    "propagate": (propagate, "Carry the labels of one atlas or several to many images."),
-    "warp": (warp, "Apply a saved transform to a volume, a segmentation or landmarks."),
-    "models": (models, "List the models, and where their weights are."),
-    "demo": (demo, "Make a phantom of a breathing torso, register it, show how well that worked."),
-}
-
-#: By what `errors.explain` calls the kind of an error.
+#: Exit codes by the kind of error that `errors.explain` returns.
 _EXIT_CODES = {"input": 2, "memory": 1, "folder": 1, "dependency": 1, "unexpected": 1, "cancelled": 130}
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception: everything that was begun is cleared away."""
+    """Raised by SIGTERM, so that unfinished files are removed."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage as every other wrong input: one sentence, exit code 2."""
+    """Report wrong usage as any other wrong input: one sentence, exit code 2."""
 
     def error(self, message: str):
-        raise InputError(f"{message}; see {self.prog} --help.")
+        raise InputError(tr("{message}; see {command} --help.", message=message, command=self.prog))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code (docs/command.md)."""
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments without the program's name; by default those of this process.
+
+    Returns
+    -------
+    int
+        The exit code (docs/command.md).
+    """
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     wait_briefly()
@@ -66,14 +67,14 @@ def main(argv: list[str] | None = None) -> int:
 def _failed(code: int, sentence: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    lines = (" ".join(line.split()) for line in sentence.splitlines())  # a manifest's mistakes are one on each
+    lines = (" ".join(line.split()) for line in sentence.splitlines())  # a manifest's mistakes have a line each
     print("icon-registration: " + "\n".join(filter(None, lines)), file=sys.stderr)
     return code
 
 
 @contextmanager
 def _termination_as_exception() -> Iterator[None]:
-    """SIGTERM unwinds the stack as Ctrl-C does."""
+    """Let SIGTERM unwind the stack as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():  # Python's rule for signal handlers
         yield
         return
@@ -89,12 +90,12 @@ def _termination_as_exception() -> Iterator[None]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; `run` of what it parses is the function to call."""
+    """Return the parser; `run` of the namespace that it returns is the function to call."""
     parser = _Parser(prog="icon-registration", description="Deformable registration of volumes.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    for name, module in find_commands().items():
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
         command.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
         command.set_defaults(run=module.run)
         module.add_options(command)

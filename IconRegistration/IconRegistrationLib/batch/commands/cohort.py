@@ -19,6 +19,8 @@ from ..options import add_outputs, add_settings, outputs_of, settings_of
 from ..pair import OutputOptions
 from ..progress import CohortProgress
 
+HELP = "Register many pairs: the rows of a table, a BIDS data set, or all images to one atlas."
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `cohort`."""

@@ -19,6 +19,8 @@ from ..progress import ProgressPrinter
 if TYPE_CHECKING:
     from ...workflow.results import Results
 
+HELP = "Make a phantom with a known deformation, register it, and print the remaining error."
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `demo`."""

@@ -8,6 +8,8 @@ import json
 from ...errors import InputError
 from ..progress import ProgressPrinter
 
+HELP = "List the models, their licences and where their weights are, or download weights."
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `models`."""

@@ -38,6 +38,9 @@ class Target:
     entries: tuple[Entry, ...]
 
 
+HELP = "Transfer the labels of one or several atlases to many images."
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `propagate`."""
     parser.epilog = "Started again with the same DIR it goes on where it stopped. docs/cohort.md says more."

@@ -20,6 +20,8 @@ from ..outputs import list_files
 from ..pair import ROLES, PairFiles, check_files, check_settings, compute_pair, read_inputs, register_pair
 from ..progress import ProgressPrinter
 
+HELP = "Register a moving volume to a fixed one, and write a folder of results."
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `register`."""

@@ -13,6 +13,8 @@ from ...io.segmentations import SEGMENTATION_FORMATS, segmentation_suffixes
 from ...io.transforms import TRANSFORM_FORMATS
 from ..pair import check_files
 
+HELP = "Apply a saved transform to a volume, a label map, a segmentation or landmarks."
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `warp`."""
