@@ -306,7 +306,8 @@ def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pat
 STOPPABLE = """
 import sys, time, types
 from IconRegistrationLib.batch import command, pair
-from IconRegistrationLib.batch.commands import register
+from IconRegistrationLib.batch.commands import find_commands, register
+find_commands()  # all of them, before others take the place of what they import
 def write(folder, *_, **__):
     (folder / "transform.nii.gz").write_text("half of it")
     print("ready", flush=True)
