@@ -1,5 +1,8 @@
 """The library behind the IconRegistration module of 3D Slicer; importing it imports nothing.
 
+``from IconRegistrationLib import register, warp, Settings, read_image`` is all that most scripts need; `__all__` lists
+the public names.
+
 Its rooms, from the ground up. A room imports only the rooms above it in this list
 (``Testing/headless/test_import_rules.py`` reads every import, also under TYPE_CHECKING, and enforces it):
 
@@ -21,3 +24,78 @@ need them in whatever Slicer loads at start.
 """
 
 __version__ = "0.1.0"
+
+#: The public names, by the module that holds them; loaded when first asked for.
+_PUBLIC = {
+    "errors": (
+        "Cancelled",
+        "DeviceMemoryError",
+        "InputError",
+    ),
+    "spatial.geometry": (
+        "Grid",
+        "Image",
+        "Landmarks",
+        "Segment",
+        "Segmentation",
+        "flip_affine",
+        "flip_vectors",
+        "flip_world_transform",
+    ),
+    "spatial.displacement": ("DisplacementField",),
+    "spatial.field": (
+        "compose_displacements",
+        "displacement_from_phi",
+        "inverse_consistency_error",
+        "jacobian_determinant",
+        "warp_image",
+        "warp_labels",
+        "warp_segmentation",
+    ),
+    "spatial.conventions": (
+        "displacement_in_voxels",
+        "half_extent_displacement",
+        "identity_map",
+        "sampling_grid",
+        "sampling_grid_from_phi",
+        "voxel_map",
+    ),
+    "io.convert": (
+        "as_field",
+        "as_image",
+        "as_landmarks",
+        "as_segmentation",
+        "image_from_array",
+        "to_itk",
+        "to_nibabel",
+        "to_sitk",
+    ),
+    "io.images": ("read_image", "write_image"),
+    "io.landmarks": ("read_landmarks", "write_landmarks"),
+    "io.segmentations": ("read_segmentation", "write_segmentation"),
+    "io.transforms": ("read_transform", "write_field"),
+    "registration.settings": ("Settings",),
+    "quality.report": ("Report",),
+    "workflow.api": (
+        "RegistrationResult",
+        "register",
+        "warp",
+    ),
+}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULES)]
+
+
+def __getattr__(name: str):
+    """Load the module of a public name when it is first asked for (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{_MODULES[name]}", fromlist=[name])  # importing the library imports nothing else
+    globals()[name] = value = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

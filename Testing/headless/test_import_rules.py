@@ -173,7 +173,7 @@ def test_cmake_lists_every_file():
         assert block, f"{variable} is not set"
         entries = block.group(1).replace("${MODULE_NAME}", "IconRegistration").split()
         listed.update(entry if Path(entry).suffix else f"{entry}.py" for entry in entries)
-    endings = {".py", ".json", ".trch", ".html", ".ui", ".png", ".svg"}
+    endings = {".py", ".pyi", ".typed", ".json", ".trch", ".html", ".ui", ".png", ".svg"}
     there = {
         path.relative_to(MODULE).as_posix()
         for path in MODULE.rglob("*")

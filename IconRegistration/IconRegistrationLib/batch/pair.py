@@ -13,8 +13,6 @@ from ..registration.settings import Settings
 from .outputs import write_results
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..registration.register import Progress
     from ..workflow.results import Inputs, Results
 
@@ -117,6 +115,7 @@ def read_inputs(pair: PairFiles) -> Inputs:
     """Everything that is registered, checked as far as it can be before work begins."""
     import numpy as np
 
+    from ..io.convert import as_linear
     from ..io.images import image_header, read_image
     from ..io.landmarks import read_landmarks
     from ..io.segmentations import read_segmentation
@@ -147,7 +146,7 @@ def read_inputs(pair: PairFiles) -> Inputs:
         read(pair.moving_landmarks, read_landmarks),
         read(pair.fixed_mask, read_image),
         read(pair.moving_mask, read_image),
-        read(pair.initial, _read_linear),
+        read(pair.initial, as_linear),
     )
     for segmentation, image in ((inputs.fixed_segmentation, fixed), (inputs.moving_segmentation, moving)):
         if segmentation is not None:
@@ -159,19 +158,3 @@ def read_inputs(pair: PairFiles) -> Inputs:
     mask = read_image(pair.region)
     checks.check_mask(mask, fixed)
     return Inputs(**{**vars(inputs), "region": mask.grid.box_around(mask.array)})
-
-
-def _read_linear(path: str) -> np.ndarray:
-    """4x4, fixed mm -> moving mm, of a linear transform file."""
-    import numpy as np
-
-    from ..io.transforms import read_transform
-
-    transform = read_transform(path)
-    if not transform.IsLinear():
-        raise InputError(f"{path} holds a {type(transform).__name__}, which is not linear; give an affine transform.")
-    matrix = np.eye(4)
-    matrix[:3, 3] = transform.TransformPoint([0.0, 0.0, 0.0])
-    for axis in range(3):
-        matrix[:3, axis] = np.array(transform.TransformPoint(np.eye(3)[axis].tolist())) - matrix[:3, 3]
-    return matrix

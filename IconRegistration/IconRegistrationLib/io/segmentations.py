@@ -58,7 +58,7 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike[str])
     """
     if format_of(path, SEGMENTATION_FORMATS, written=True) is None:
         writable(path, segmentation_suffixes(), segmentation.grid, segmentation.name)
-        write_image(Image(_one_layer(segmentation), segmentation.grid, segmentation.name), path)
+        write_image(label_map(segmentation), path)
         return
     path = writable(path, segmentation_suffixes(), segmentation.grid, segmentation.name)
     with replacing(path) as partial:
@@ -77,15 +77,32 @@ def _read_labels(path: str | os.PathLike[str]) -> Segmentation:
         file = open_image(found)
         if not {"Segment0_ID", "Segment0_Name"}.isdisjoint(file.metadata):
             return replace(_read_seg_nrrd(file), name=stem_of(found, IMAGE_FORMATS))
-    image = read_image(path)
-    _refuse_unlabelled(image, found)
+    return segmentation_from_labels(read_image(path), str(found))
+
+
+def segmentation_from_labels(image: Image, source: str | None = None) -> Segmentation:
+    """Make a segmentation of a label map; segments are named "label N".
+
+    Parameters
+    ----------
+    image : Image
+        Whole numbers, 0 is background; of any type.
+    source : str, optional
+        What messages call it: the image's name if None.
+
+    Raises
+    ------
+    InputError
+        If it is not a label map.
+    """
+    _refuse_unlabelled(image, source or image.name)
     labels = image.array
     if labels.dtype.kind == "f":
         labels = labels.astype(np.int32)
     return Segmentation.from_labels(Image(labels, image.grid, image.name))
 
 
-def _refuse_unlabelled(image: Image, path: Path) -> None:
+def _refuse_unlabelled(image: Image, path: str) -> None:
     array = image.array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.array_equal(array, np.rint(array))):
         raise InputError(
@@ -219,8 +236,16 @@ def _one_line(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def _one_layer(segmentation: Segmentation) -> np.ndarray:
-    """Merge all segments into one label map [k, j, i]."""
+def label_map(segmentation: Segmentation) -> Image:
+    """Merge all segments into one label map.
+
+    Label values stay as they are, or become 1..N where two layers use the same value.
+
+    Raises
+    ------
+    InputError
+        If segments overlap, which a label map cannot hold.
+    """
     values = [s.value for s in segmentation.segments]
     if len(set(values)) < len(values):
         values = list(range(1, len(values) + 1))
@@ -236,7 +261,7 @@ def _one_layer(segmentation: Segmentation) -> np.ndarray:
                 )
             )
         labels[mask] = value
-    return labels
+    return Image(labels, segmentation.grid, segmentation.name)
 
 
 #: Formats that hold names, colours and layers; label maps are files of `IMAGE_FORMATS`.
