@@ -34,6 +34,9 @@ from ..io.convert import (
     to_nibabel,
     to_sitk,
 )
+from ..io.formats import format_of
+from ..io.landmarks import LANDMARK_FORMATS
+from ..io.segmentations import SEGMENTATION_FORMATS
 from ..io.transforms import read_transform
 from ..networks.catalog import load_model
 from ..registration.checks import check_mask, check_overlap
@@ -55,8 +58,6 @@ from .results import Inputs, Results
 IMAGE_INTERPOLATIONS = {"linear": 1, "cubic": 3, "nearest": 0}
 #: What labels are interpolated by -> the method of `warp_labels`.
 LABEL_INTERPOLATIONS = {"nearest": "nearest", "label": "linear"}
-#: Ends of the names of files with points.
-_LANDMARK_SUFFIXES = (".json", ".fcsv", ".csv", ".vtk")
 
 
 @dataclass(frozen=True)
@@ -395,7 +396,7 @@ class _Options:
 def _are_points(value: Any) -> bool:
     """Tell whether a value is landmarks, or points: a mapping, a file of points, or an array of two axes."""
     if is_path(value):
-        return os.fspath(value).lower().endswith(_LANDMARK_SUFFIXES)
+        return format_of(value, LANDMARK_FORMATS) is not None
     return isinstance(value, (Landmarks, dict)) or getattr(value, "ndim", None) == 2
 
 
@@ -406,7 +407,7 @@ def _carried(value: LandmarksLike, transform_points: Callable[[np.ndarray], np.n
 
 
 def _pulled(value: Any, field: DisplacementField, grid: Grid, options: _Options) -> Any:
-    if isinstance(value, Segmentation) or (is_path(value) and os.fspath(value).lower().endswith(".seg.nrrd")):
+    if isinstance(value, Segmentation) or (is_path(value) and format_of(value, SEGMENTATION_FORMATS)):
         return warp_segmentation(as_segmentation(value), field, grid, options.choose(LABEL_INTERPOLATIONS))
     image = as_image(value, order=options.order, world=options.world)
     if options.labels:

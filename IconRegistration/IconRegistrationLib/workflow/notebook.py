@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from ..quality.verdicts import AMBER, GREEN, RED, WORDS
+from ..quality.verdicts import AMBER, GREEN, RED, level_in_words
 from ..spatial.displacement import DisplacementField
 from ..spatial.field import warp_image
 from ..spatial.geometry import Grid, Image
@@ -34,7 +34,7 @@ def html_of(results: Results, inputs: Inputs) -> str:
     rows = "".join(
         "<tr>"
         f'<td style="background:{_COLOURS[verdict.level][0]};color:{_COLOURS[verdict.level][1]};text-align:center;'
-        f'padding:2px 8px;border-radius:4px">{html.escape(WORDS[verdict.level])}</td>'
+        f'padding:2px 8px;border-radius:4px">{html.escape(level_in_words(verdict.level))}</td>'
         f'<td style="text-align:left"><b>{html.escape(verdict.measure)}</b></td>'
         f'<td style="text-align:left">{html.escape(verdict.meaning)}</td>'
         "</tr>"
