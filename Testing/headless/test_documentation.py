@@ -2,11 +2,13 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+import IconRegistrationLib
 from IconRegistrationLib import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +44,34 @@ def test_links_lead_somewhere(page):
 def test_python_examples_import_what_there_is(page):
     for block in re.findall(r"^```python\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL):
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("IconRegistrationLib"):
+            if isinstance(node, ast.ImportFrom) and node.module == "IconRegistrationLib":
+                assert {alias.name for alias in node.names} <= set(IconRegistrationLib.__all__)
+            elif isinstance(node, ast.ImportFrom) and node.module.startswith("IconRegistrationLib"):
                 file = MODULE.joinpath(*node.module.split(".")).with_suffix(".py")
                 there = {name for each in ast.walk(ast.parse(text_of(file))) for name in _bound(each)}
                 assert {alias.name for alias in node.names} <= there
+
+
+def test_readme_s_python_runs(phantom_files, tmp_path, monkeypatch):
+    """Every block that needs neither Slicer nor its scene, on small files of the names that it uses."""
+    pytest.importorskip("nibabel")
+    for name, source in (
+        ("fixed.nii.gz", "fixed.nii.gz"),
+        ("moving.nii.gz", "moving.nii.gz"),
+        ("organs.seg.nrrd", "moving.seg.nrrd"),
+    ):
+        shutil.copyfile(phantom_files / source, tmp_path / name)
+    organs = IconRegistrationLib.read_segmentation(tmp_path / "organs.seg.nrrd")
+    IconRegistrationLib.write_image(
+        IconRegistrationLib.Image(organs.layers[0], organs.grid), tmp_path / "labels.nii.gz"
+    )
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", text_of(ROOT / "README.md"), re.MULTILINE | re.DOTALL)
+    run = [block for block in blocks if "slicer." not in block]
+    assert len(run) == 2
+    for block in run:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "result" / "transform.h5").is_file()
 
 
 def _bound(node) -> set[str]:
