@@ -59,7 +59,7 @@ class IconRegistration(ScriptedLoadableModule):
 
 
 def onStartupCompleted():
-    """What the module does for scenes and samples without being opened."""
+    """Register samples and watch for loaded scenes, before the module is opened."""
     from IconRegistrationLib.ui.samples import register_samples
 
     register_samples()

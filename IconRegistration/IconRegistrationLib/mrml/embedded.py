@@ -33,7 +33,7 @@ _LOGICS = {
 
 
 def boot():
-    """The MRML scene: `slicer.mrmlScene` in desktop Slicer, else slicer-core's, booted by the first call (3 s).
+    """Return the MRML scene: `slicer.mrmlScene` in desktop Slicer, else slicer-core's, booted by the first call (3 s).
 
     Raises InputError if neither is there.
     """
@@ -44,7 +44,7 @@ def boot():
 
 
 def private_scene():
-    """The scene for what is written to files: never desktop Slicer's, which is the user's and in its views.
+    """Return the scene for what is written to files: never desktop Slicer's, which is the user's and in its views.
 
     In desktop Slicer it is assembled beside that one by the first call; elsewhere it is the one of `boot`, and raises
     what that raises.
@@ -54,7 +54,7 @@ def private_scene():
 
 
 def application_logic(scene=None):
-    """The vtkMRMLApplicationLogic of `scene`, by default of the one that `boot` returns; views are built on it."""
+    """Return the vtkMRMLApplicationLogic of `scene`, by default of that of `boot`; views are built on it."""
     boot()
     slicer = _slicer()
     if _own is not None and scene is _own.scene:
@@ -63,7 +63,7 @@ def application_logic(scene=None):
 
 
 def _slicer():
-    """The package `slicer`, if it is the one with MRML in it."""
+    """Return the package `slicer`, if it is the one with MRML in it."""
     try:
         import slicer
     except ImportError:
@@ -88,7 +88,7 @@ _own: _Mrml | None = None
 
 
 def _own_mrml(slicer) -> _Mrml:
-    """The one that this process assembled, at the first call."""
+    """Return the one that this process assembled, at the first call."""
     global _own
     if _own is None:
         _own = _assembled(slicer)
@@ -96,7 +96,7 @@ def _own_mrml(slicer) -> _Mrml:
 
 
 def _present(slicer, mrml: _Mrml) -> None:
-    """What scripts for desktop Slicer ask for by these names."""
+    """Provide what scripts for desktop Slicer ask for by these names."""
     sys.modules["slicer.modules"] = slicer.modules = mrml.modules
     slicer.app = types.SimpleNamespace(
         applicationLogic=lambda: mrml.application,

@@ -11,7 +11,7 @@ from .transforms import array_from_matrix, world_matrix
 
 
 def landmarks_from_node(node) -> Landmarks:
-    """The set points of a markups node (point list, curve, ...) in world coordinates, LPS.
+    """Return the set points of a markups node (point list, curve, ...) in world coordinates, LPS.
 
     Points that are not placed, or marked as missing, are left out. Parent transforms of any kind are applied.
     """
@@ -27,7 +27,7 @@ def landmarks_from_node(node) -> Landmarks:
 
 
 def node_from_landmarks(scene, landmarks: Landmarks, name: str, node=None):
-    """A point list node with `landmarks`, in world coordinates; `node` is updated in place if given.
+    """Return a point list node with `landmarks`, in world coordinates; `node` is updated in place if given.
 
     An updated node keeps its display and lock, and leaves its parent transform.
     """
@@ -45,7 +45,7 @@ def node_from_landmarks(scene, landmarks: Landmarks, name: str, node=None):
 
 
 def region_from_node(node) -> Grid:
-    """The box of a markups ROI node in the world as a grid of one voxel, the whole box.
+    """Return the box of a markups ROI node in the world as a grid of one voxel, the whole box.
 
     Raises InputError if the box is flat, or for a non-linear parent transform.
     """

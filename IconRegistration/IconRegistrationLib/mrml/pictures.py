@@ -88,7 +88,8 @@ def render_slices(
             tr("The volume {name!r} has no voxels; load or choose another one.", name=background.GetName())
         )
     if centre is None:
-        middle = (_bounds(segmentations) if _bounds(segmentations) is not None else box).mean(axis=0)
+        segments = _bounds(segmentations)
+        middle = (box if segments is None else segments).mean(axis=0)
     else:
         middle = np.asarray(centre, dtype=float) * (-1, -1, 1)
     field_of_view = float(np.ptp(box, axis=0).max())
@@ -174,7 +175,7 @@ def _displays(node) -> list:
 
 @contextmanager
 def _grid_display(scene, transform, field_of_view: float):
-    """A second display node for a transform that shows its grid, for the time of the picture."""
+    """Add a second display node for a transform that shows its grid, for the time of the picture."""
     display = scene.AddNewNodeByClass("vtkMRMLTransformDisplayNode")
     show_grid(display, field_of_view)
     transform.AddAndObserveDisplayNodeID(display.GetID())
@@ -186,7 +187,7 @@ def _grid_display(scene, transform, field_of_view: float):
 
 @contextmanager
 def _closed_surfaces(node):
-    """The surfaces of a segmentation node that has none yet, for the time of the picture."""
+    """Make the surfaces of a segmentation node that has none yet, for the time of the picture."""
     name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
     had_surfaces = node.GetSegmentation().ContainsRepresentation(name)
     node.CreateClosedSurfaceRepresentation()
@@ -233,7 +234,7 @@ def _managers(stack: ExitStack, factory_class, names, renderer, node) -> None:
 
 
 def _slice_view(stack, scene, orientation, background, foreground, opacity, middle, size):
-    """A vtkRenderWindow with one slice."""
+    """Return a vtkRenderWindow with one slice."""
     application = application_logic(scene)
     logic = slicer.vtkMRMLSliceLogic()
     logic.SetMRMLApplicationLogic(application)
@@ -287,7 +288,7 @@ def _slice_window(stack, logic, size):
 
 
 def _view_3d(stack, scene, bounds, size):
-    """A vtkRenderWindow with a 3D view of its own, from the patient's front."""
+    """Return a vtkRenderWindow with a 3D view of its own, from the patient's front."""
     logic = slicer.vtkMRMLViewLogic()
     logic.SetMRMLApplicationLogic(application_logic(scene))
     logic.SetMRMLScene(scene)

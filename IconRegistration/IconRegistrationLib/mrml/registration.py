@@ -113,7 +113,7 @@ class RegistrationRequest:
         return {name: value for name in _NODE_FIELDS if (value := getattr(self, name)) is not None}
 
     @property
-    def options(self) -> dict[str, bool]:
+    def options(self) -> dict[str, Any]:
         """What `workflow.pipeline.compute` wants to know beside inputs and settings."""
         return {name: getattr(self, name) for name in ("guide", "carry", "compare", "moving_resolution")}
 
@@ -147,7 +147,7 @@ def register_nodes(
 
 
 def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
-    """The nodes as core types; raises InputError that names the node which cannot be used."""
+    """Return the nodes as values of the library; raise InputError that names a node which cannot be used."""
 
     def read(node, reader):
         return None if node is None else reader(node)
@@ -191,7 +191,7 @@ def nodes_from_results(
     registered = f"registered to {fixed.GetName()}"
 
     def put(which: str, make: Callable, value, name: str, beside, **options) -> None:
-        """Makes the node `which` of a value, or updates it."""
+        """Make the node `which` of a value, or update it."""
         earlier = getattr(outputs, which)
         node = make(scene, value, scene.GenerateUniqueName(name), earlier, **options)
         if earlier is None:
@@ -220,10 +220,9 @@ def nodes_from_results(
                 reference=fixed,
             )
         if results.warped_landmarks is not None:
-            warped = results.warped_landmarks
-            put(
-                "warped_landmarks", node_from_landmarks, warped, f"{warped.name} {registered}", request.moving_landmarks
-            )
+            points = results.warped_landmarks
+            name = f"{points.name} {registered}"
+            put("warped_landmarks", node_from_landmarks, points, name, request.moving_landmarks)
         if request.jacobian:
             put("jacobian", node_from_image, results.jacobian, f"Jacobian of {there}", fixed)
         if request.distrust:
@@ -236,9 +235,9 @@ def nodes_from_results(
 
 
 def request_of(node) -> RegistrationRequest | None:
-    """The request that a result was made by, as far as its nodes are still in the scene; None if it is not ours.
+    """Return the request that a result was made by, as far as its nodes are still in the scene; None if it is not ours.
 
-    Survives saving and loading the scene. Raises InputError if one of both volumes is gone, or the record is of a
+    Survives saving and loading the scene. Raises InputError if either volume is missing, or the record is of a
     version that this one does not understand.
     """
     record, provenance = node.GetAttribute(REQUEST_ATTRIBUTE), node.GetAttribute(PROVENANCE_ATTRIBUTE)
@@ -268,7 +267,7 @@ def request_of(node) -> RegistrationRequest | None:
 
 
 def outputs_of(forward) -> ResultNodes:
-    """What lies in the scene of the registration that made the transform node `forward`; its report too."""
+    """Return what the scene holds of the registration that made the transform node `forward`, and its report."""
     nodes = {name: forward.GetNodeReference(f"IconRegistration.output.{name}") for name in _OUTPUT_CLASSES}
     report = forward.GetAttribute(REPORT_ATTRIBUTE)
     return ResultNodes(
@@ -315,7 +314,7 @@ def _parents(node) -> list:
 
 
 def check_outputs(outputs: ResultNodes, request: RegistrationRequest) -> None:
-    """Raises InputError if a node cannot be updated to be the output that it is meant to be."""
+    """Raise InputError if a node cannot be updated to be the output that it is meant to be."""
     for name, class_name in _OUTPUT_CLASSES.items():
         node = getattr(outputs, name)
         if node is None:

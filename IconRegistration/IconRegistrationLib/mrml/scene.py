@@ -59,7 +59,7 @@ def place_beside(scene, node, source) -> None:
 
 
 def nodes_of_class(scene, class_name: str) -> list:
-    """The nodes of a class and its subclasses."""
+    """Return the nodes of a class and its subclasses."""
     nodes = scene.GetNodesByClass(class_name)
     nodes.UnRegister(None)  # the collection is ours
     return [nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())]

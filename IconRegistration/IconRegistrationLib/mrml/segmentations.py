@@ -1,5 +1,7 @@
-"""Segmentations, to and from segmentation nodes: names, colours, tags and overlap are kept, nothing is resampled
-that lies on one lattice."""
+"""Segmentations, to and from segmentation nodes.
+
+Names, colours, tags and overlap are kept; nothing is resampled that lies on one lattice.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from .volumes import vtk_image
 
 
 def segmentation_from_node(node) -> Segmentation:
-    """The Segmentation of a segmentation node, in world coordinates: its linear parents are part of the grid.
+    """Return the Segmentation of a segmentation node, in world coordinates: its linear parents are part of the grid.
 
     The grid is the node's reference geometry, extended where segments reach beyond it. Layers are Slicer's shared label
     maps. A segmentation of closed surfaces is voxelised first, in a copy: the node stays as it is.
@@ -48,7 +50,7 @@ def _closed_surfaces() -> str:
 
 
 def _with_label_maps(node):
-    """The node's vtkSegmentation, or a copy of it with label maps where it has none."""
+    """Return the node's vtkSegmentation, or a copy of it with label maps where it has none."""
     source = node.GetSegmentation()
     if source.GetNumberOfSegments() == 0:
         raise InputError(
@@ -106,7 +108,7 @@ def _tags(segment) -> dict[str, str]:
 
 
 def node_from_segmentation(scene, segmentation: Segmentation, name: str, node=None, reference=None):
-    """A segmentation node with the segments of `segmentation`, in world coordinates.
+    """Return a segmentation node with the segments of `segmentation`, in world coordinates.
 
     Names, colours, tags, identifiers and layers stay what they are: segments of one layer share a label map,
     overlapping ones lie in several. To Slicer the grey (0.5, 0.5, 0.5), Segment's default, means that it chooses.

@@ -26,7 +26,7 @@ def array_from_matrix(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
 
 
 def matrix_from_array(array: np.ndarray) -> vtk.vtkMatrix4x4:
-    """A new vtkMatrix4x4 of a 4x4 array."""
+    """Return a new vtkMatrix4x4 of a 4x4 array."""
     matrix = vtk.vtkMatrix4x4()
     matrix.DeepCopy([float(x) for x in np.asarray(array).ravel()])
     return matrix
@@ -73,7 +73,7 @@ def linear_from_node(node) -> np.ndarray:
 
 
 def node_from_field(scene, field, name: str, node=None):
-    """A vtkMRMLGridTransformNode whose TransformFromParent is `field` (fixed -> moving), exactly: same samples, linear.
+    """Return a grid transform node whose TransformFromParent is `field` (fixed -> moving), sample for sample, linear.
 
     `node` is updated in place if given, and taken out of its parent transform: the field is in world coordinates.
     Any grid will do, oblique, left-handed, sheared. The node is saved as .nii.gz, where a grid allows it.
@@ -108,7 +108,7 @@ def node_from_field(scene, field, name: str, node=None):
 
 
 def _stored_grid_transform(node):
-    """The vtkOrientedGridTransform that a node holds in from-parent direction, or None."""
+    """Return the vtkOrientedGridTransform that a node holds in from-parent direction, or None."""
     transform = slicer.vtkOrientedGridTransform.SafeDownCast(node.GetTransformFromParent())
     if transform is None or transform.GetInverseFlag() or not transform.GetDisplacementGrid():
         return None
@@ -116,7 +116,7 @@ def _stored_grid_transform(node):
 
 
 def field_from_node(node, grid: Grid | None = None):
-    """The DisplacementField (fixed -> moving, LPS) of a transform node.
+    """Return the DisplacementField (fixed -> moving, LPS) of a transform node.
 
     Without `grid`: the samples that a grid transform holds in from-parent direction, exactly; raises InputError if the
     node is anything else or has a parent. With `grid`: any transform, from the world to the node's own space, sampled

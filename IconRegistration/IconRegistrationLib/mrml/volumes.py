@@ -15,7 +15,7 @@ from .transforms import array_from_matrix, matrix_from_array, world_matrix
 
 
 def image_from_node(node) -> Image:
-    """The Image of a scalar or label map volume node, in world coordinates: its linear parents are part of the grid.
+    """Return the Image of a scalar or label map volume node in world coordinates: linear parents are part of the grid.
 
     The array is a view of the node's voxels, not a copy: treat it as read-only.
     Raises InputError if the node has no voxels, several components per voxel, or a non-linear parent transform.
@@ -62,7 +62,7 @@ def storable(array: np.ndarray) -> np.ndarray:
 
 
 def vtk_image(array: np.ndarray, image: vtk.vtkImageData | None = None) -> vtk.vtkImageData:
-    """A vtkImageData with its own copy of `array` [k, j, i], unit spacing, origin 0; `image` is filled if given."""
+    """Return a vtkImageData with a copy of `array` [k, j, i], unit spacing, origin 0; `image` is filled if given."""
     image = image or vtk.vtkImageData()
     image.SetDimensions(array.shape[::-1])
     scalars = numpy_to_vtk(storable(array).ravel(), deep=True)
@@ -72,7 +72,7 @@ def vtk_image(array: np.ndarray, image: vtk.vtkImageData | None = None) -> vtk.v
 
 
 def node_from_image(scene, image: Image, name: str, node=None, like=None):
-    """A volume node that holds `image`, in world coordinates.
+    """Return a volume node that holds `image`, in world coordinates.
 
     node: updated in place if given (its display and its name stay; it leaves its parent transform).
     like: the volume node whose class (scalar or label map), window, level and colours a new node takes, and beside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import slicer
 
@@ -36,7 +37,7 @@ class Checker:
         self._inputs: tuple[tuple, Inputs] | None = None
 
     def check(self, request: RegistrationRequest, devices: list[dict] | None, speed: float) -> Preflight:
-        """The preflight of a request with two volumes. devices, speed: as in workflow.preflight."""
+        """Return the preflight of a request with two volumes. devices, speed: as in workflow.preflight."""
         try:
             inputs = self._inputs_of(request)
         except InputError as error:
@@ -47,8 +48,13 @@ class Checker:
             keys[side]: self._facts.get(keys[side]) or ImageFacts.of(image) for side, (_, image) in volumes.items()
         }
         facts = self._facts[keys["fixed"]], self._facts[keys["moving"]]
-        options = {"guide": request.guide, "compare": request.compare, "devices": devices, "speed": speed}
-        flight = preflight(inputs, request.settings, facts, **options)
+        options: dict[str, Any] = {
+            "guide": request.guide,
+            "compare": request.compare,
+            "devices": devices,
+            "speed": speed,
+        }
+        flight = preflight(inputs, request.settings, facts, devices=devices, speed=speed, **options)
         if request.fixed is request.moving:
             flight = replace(flight, warnings=(tr("Fixed and moving are one volume; choose two."), *flight.warnings))
         return flight
@@ -60,18 +66,20 @@ class Checker:
     def _inputs_of(self, request: RegistrationRequest) -> Inputs:
         # point lists are read each time: no time stamp of theirs tells that a point was added, removed or renamed
         lists = {name: node for name, node in request.nodes.items() if name.endswith("landmarks")}
-        rest = replace(request, **dict.fromkeys(lists))
+        without: dict[str, Any] = dict.fromkeys(lists)
+        rest = replace(request, **without)
         key = (
             {name: _state(node) for name, node in rest.nodes.items()},
             *(request.fixed_segments, request.moving_segments),
         )
         if self._inputs is None or self._inputs[0] != key:
             self._inputs = key, inputs_from_nodes(rest)
-        return replace(self._inputs[1], **{name: landmarks_from_node(node) for name, node in lists.items()})
+        landmarks: dict[str, Any] = {name: landmarks_from_node(node) for name, node in lists.items()}
+        return replace(self._inputs[1], **landmarks)
 
 
 def _state(node) -> tuple:
-    """Changes whenever the node, its data, or where it lies in the world changes."""
+    """Return what changes whenever the node, its data, or its position in the world changes."""
     parts = [node.GetID()]
     while node is not None:
         parts.append(node.GetMTime())
@@ -83,7 +91,7 @@ def _state(node) -> tuple:
 
 
 def apply_state(fixed: bool, moving: bool, flight: Preflight | None, running: bool) -> tuple[bool, str, str]:
-    """(enabled, text, tooltip) of the Apply button; fixed, moving: whether these volumes are chosen."""
+    """Return (enabled, text, tooltip) of the Apply button; fixed, moving: whether these volumes are chosen."""
     if running:
         return True, tr("Cancel"), tr("Stop the registration; the scene stays as it is.")
     if not (fixed and moving):

@@ -1,5 +1,6 @@
-"""What the panel's controls offer, and what a choice means to the library. No Qt, no nodes: `panel` is whatever has the
-attributes of the module's parameter node.
+"""What the panel's controls offer, and what a choice means to the library.
+
+No Qt, no nodes: `panel` is whatever has the attributes of the module's parameter node.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Choice(Enum):
 
     @classmethod
     def of(cls, word: str):
-        """The choice that stands for a word of the library. Raises InputError if none does."""
+        """Return the choice that stands for a word of the library. Raises InputError if none does."""
         for choice in cls:
             if choice.word == word:
                 return choice
@@ -91,6 +92,7 @@ class Device(Choice):
 
     @classmethod
     def of(cls, word: str):
+        """Return the choice for a device; "cuda:0" is the first GPU."""
         return super().of("cuda" if word == "cuda:0" else word)
 
 
@@ -111,7 +113,7 @@ _OTHERS = [f.name for f in fields(Settings) if f.name not in (*_CONTROLS, *_ZERO
 
 
 def settings_of(panel) -> Settings:
-    """The Settings that the panel shows. Raises InputError where the choices exclude each other."""
+    """Return the Settings that the panel shows. Raises InputError where the choices exclude each other."""
     values = _others(panel)
     for field, (parameter, choice) in _CONTROLS.items():
         value = getattr(panel, parameter)
@@ -139,7 +141,7 @@ def _others(panel) -> dict:
 
 
 def show_settings(panel, settings: Settings) -> None:
-    """The reverse of `settings_of`. Raises InputError for what no control can show."""
+    """Show settings; the reverse of `settings_of`. Raises InputError for what no control can show."""
     shown = {}
     for field, (parameter, choice) in _CONTROLS.items():
         value = getattr(settings, field)
@@ -163,16 +165,18 @@ def show_settings(panel, settings: Settings) -> None:
 
 
 def chosen_segments(text: str, there: Container[str] | None = None) -> list[str] | None:
-    """Identifiers of the segments that take part, None for all, of the parameter that remembers them.
+    """Return identifiers of the segments that take part, None for all, of the parameter that remembers them.
 
     there: the segments that there are; what was deleted since takes no part.
     """
-    chosen = json.loads(text) if text else None
-    return chosen if None in (chosen, there) else [identifier for identifier in chosen if identifier in there]
+    chosen: list[str] | None = json.loads(text) if text else None
+    if chosen is None or there is None:
+        return chosen
+    return [identifier for identifier in chosen if identifier in there]
 
 
 def remembered_segments(chosen: Iterable[str], there: Iterable[str]) -> str:
-    """The reverse of `chosen_segments`; all of them are not listed, so that segments drawn later take part too."""
+    """Return the text for `chosen_segments`; all of them are not listed, so that segments drawn later take part too."""
     chosen, there = list(chosen), list(there)
     return "" if chosen == there else json.dumps(chosen)
 

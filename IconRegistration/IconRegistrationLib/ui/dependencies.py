@@ -1,4 +1,4 @@
-"""What registration needs beside Slicer: Python packages and weights. Is it there, and how does it get there?
+"""What registration needs beside Slicer: Python packages and weights; what is missing, and how it is installed.
 
 Nothing happens when this module is imported; nothing is installed or downloaded before the user has said yes. The
 packages are looked up, never imported: registration runs in the worker process, so that what is installed here is used
@@ -42,19 +42,20 @@ class Problem:
     fix: str
 
     def __str__(self):
+        """Return the requirement and what is installed instead."""
         if self.found:
             return tr("{needed} ({found} is installed)", needed=self.needed, found=self.found)
         return tr("{needed} (not installed)", needed=self.needed)
 
 
 def needed_packages() -> list[str]:
-    """torch and the lines of requirements.txt, without its comments."""
+    """Return torch and the lines of requirements.txt, without its comments."""
     lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
     return [TORCH, *filter(None, lines)]
 
 
 def missing(requirements: Iterable[str]) -> list[Problem]:
-    """What this Python lacks of `requirements`, in their order; judged by the packages' metadata alone."""
+    """Return what this Python lacks of `requirements`, in their order; judged by the packages' metadata alone."""
     from packaging.requirements import Requirement
 
     importlib.invalidate_caches()  # pip works in a process of its own
@@ -89,16 +90,18 @@ class SlicerInstaller:
     """
 
     def has_torch_extension(self) -> bool:
+        """Return whether the PyTorch extension is installed."""
         return importlib.util.find_spec("PyTorchUtils") is not None
 
     def install_torch_extension(self) -> bool:
-        """Returns whether it is installed; it can be used after a restart of Slicer."""
+        """Install it and return whether it is installed; it can be used after a restart of Slicer."""
         import slicer
 
         with slicer.util.WaitCursor():
             return slicer.app.extensionsManagerModel().installExtensionFromServer("PyTorch", False)
 
     def install_torch(self, requirement: str, constraints: Path) -> None:
+        """Install torch by the extension. constraints: a file for pip."""
         import PyTorchUtils
         import slicer
 
@@ -109,6 +112,7 @@ class SlicerInstaller:
             )
 
     def install_packages(self, requirements: list[str], constraints: Path) -> None:
+        """Install packages with pip. constraints: a file for pip."""
         import slicer
 
         try:
@@ -181,7 +185,7 @@ def ensure_packages(ask: Callable[[str], bool], say: Callable[[str], None], inst
 
 
 def question(problems: list[Problem]) -> str:
-    """What is installed, from where, what it replaces and what stays."""
+    """Return the question that says what is installed, from where, what it replaces and what stays."""
     sources = []
     if any(problem.name == "torch" for problem in problems):
         sources.append(tr("PyTorch in the build that fits this computer (0.2 to 3 GB), by the PyTorch extension"))
@@ -218,7 +222,7 @@ def _joined(words: Iterable[str]) -> str:
 
 
 def _install_torch_extension(ask, say, installer) -> None:
-    """Raises InputError in every case: the extension can be used after Slicer has been restarted."""
+    """Install the extension; raise InputError in every case, for it can be used after Slicer has been restarted."""
     by_hand = tr("open the Extensions Manager, install PyTorch, restart Slicer and press Apply again")
     if not ask(
         tr(
@@ -243,7 +247,7 @@ def _install_torch_extension(ask, say, installer) -> None:
 
 @contextmanager
 def _numpy_kept() -> Iterator[Path]:
-    """A constraints file for pip that allows no numpy but the one that is there."""
+    """Make a constraints file for pip that allows no numpy but the installed one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "constraints.txt"
         file.write_text(f"numpy=={_installed_version('numpy')}\n", encoding="utf-8")
@@ -271,7 +275,7 @@ def _attempt(problems: list[Problem], install: Callable[[], None]) -> None:
 
 
 def instruction(python: str) -> str:
-    """What to do where the Python that the user named lacks packages. Nothing is ever installed into it from here.
+    """Return what to do where the Python that the user named lacks packages. Nothing is installed into it from here.
 
     python: as the user wrote it, a path or a command.
     """
@@ -293,8 +297,9 @@ class Download:
 
     @property
     def question(self) -> str:
+        """What the user is asked before the download."""
         address = urllib.parse.urlsplit(self.url)
-        source = address.hostname + "/".join(address.path.split("/")[:3])  # github.com/owner/repository
+        source = str(address.hostname) + "/".join(address.path.split("/")[:3])  # github.com/owner/repository
         return tr(
             "The weights of {model} are not on this computer: {size:.0f} MB from {source}.\n\n"
             "They are kept as {file}; to remove them, delete that file. Licence: {licence}.\n\n"
@@ -308,7 +313,7 @@ class Download:
 
 
 def needed_download(model: str, weights_dir: str | None = None) -> Download | None:
-    """What must be downloaded before `model` can be used; None if it needs no weights or they are there.
+    """Return what must be downloaded before `model` can be used; None if it needs no weights or they exist.
 
     model, weights_dir: as in `Settings`. Raises InputError for an unknown model.
     """

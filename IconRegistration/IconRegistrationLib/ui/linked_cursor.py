@@ -39,7 +39,7 @@ class LinkedCursor:
         self._follow()
 
     def end(self) -> None:
-        """The views and the layout as they were."""
+        """Restore the views and the layout."""
         self._crosshair.RemoveObserver(self._observer)
         composites = [logic.GetSliceCompositeNode() for logic in self._lower]
         self._restore_point.restore(self._crosshair, *self._slices(), *composites)
@@ -56,12 +56,12 @@ class LinkedCursor:
 
 
 def slice_logic(name: str):
-    """The slice logic of the view of that name."""
+    """Return the slice logic of the view of that name."""
     return slicer.app.layoutManager().sliceWidget(name).sliceLogic()
 
 
 def _rows() -> tuple[list[str], list[str]]:
-    """The standard slice views of the present layout and the others, in its order: `sliceViewNames` has none."""
+    """Return the standard slice views of the present layout and the others, in its order: `sliceViewNames` has none."""
     nodes = slicer.app.layoutManager().layoutLogic().GetViewNodes()
     shown = [nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())]
     names = [node.GetLayoutName() for node in shown if node.IsA("vtkMRMLSliceNode")]

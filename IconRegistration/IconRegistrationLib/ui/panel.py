@@ -32,4 +32,5 @@ class Panel:
     status: StatusLine
 
     def __init__(self, ui: Any, scene: Any):
-        self.ui, self.scene, self.parameters = ui, scene, None
+        self.ui, self.scene = ui, scene
+        self.parameters: Any = None

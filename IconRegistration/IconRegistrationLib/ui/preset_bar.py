@@ -23,7 +23,7 @@ class PresetBar:
         ui.weightsPathLineEdit.connect("currentPathChanged(QString)", self.on_weights_path)
         self._fill()
 
-    def presets(self) -> list[presets.Preset]:
+    def all_presets(self) -> list[presets.Preset]:
         """Return the built-in presets and the user's."""
         return [*presets.builtin_presets(), *presets.user_presets(slicer.app.userSettings())]
 
@@ -74,13 +74,13 @@ class PresetBar:
     def _fill(self) -> None:
         box = self._panel.ui.presetComboBox
         box.clear()
-        for preset in self.presets():
+        for preset in self.all_presets():
             box.addItem(preset.title, preset.name)
             box.setItemData(box.count - 1, preset.tooltip, qt.Qt.ToolTipRole)
 
     def _preset(self) -> presets.Preset | None:
         """Return the chosen preset; None if the scene names one that this user does not have."""
-        return next((preset for preset in self.presets() if preset.name == self._panel.parameters.preset), None)
+        return next((preset for preset in self.all_presets() if preset.name == self._panel.parameters.preset), None)
 
     def _is_modified(self, preset: presets.Preset | None) -> bool:
         try:

@@ -40,7 +40,7 @@ class Preset:
     settings: dict[str, object]
 
     def apply(self, current: Settings) -> Settings:
-        """The preset's settings on the machine of `current`; "Custom weights" keeps the file that `current` names."""
+        """Return the preset's settings on the machine of `current`; "Custom weights" keeps the file of `current`."""
         kept = {name: getattr(current, name) for name in OF_THE_MACHINE}
         if self.name == CUSTOM_WEIGHTS and known_card(current.model, current.weights_dir) is None:
             kept["model"] = current.model
@@ -53,7 +53,7 @@ def settings_differ(preset: Preset, settings: Settings) -> bool:
 
 
 def preset_of(presets: list[Preset], settings: Settings) -> Preset:
-    """The preset that gives `settings`; if none does, the one that they modify: the first of their model."""
+    """Return the preset that gives `settings`; if none does, the one that they modify: the first of their model."""
     same = [preset for preset in presets if not settings_differ(preset, settings)]
     of_the_model = [preset for preset in presets if preset.settings["model"] == settings.model]
     own_weights = [preset for preset in presets if preset.name == CUSTOM_WEIGHTS]
@@ -61,7 +61,7 @@ def preset_of(presets: list[Preset], settings: Settings) -> Preset:
 
 
 def builtin_presets() -> list[Preset]:
-    """What is offered first: one per model card, and the user's own weights."""
+    """Return the presets that are offered first: one per model card, and the user's own weights."""
     presets = []
     for card in known_cards().values():
         title = translated(card.preset or card.title)
@@ -72,14 +72,14 @@ def builtin_presets() -> list[Preset]:
                 model=translated(card.description),
             )
             text = describe(replace(card, description=then))
-            settings = {"model": card.name, "refine": "field"}
+            settings: dict[str, object] = {"model": card.name, "refine": "field"}
             presets.append(Preset(f"{card.name}+refinement", tr("{preset} + refinement", preset=title), text, settings))
     text = tr("A weights file of your own, of the architecture of uniGradICON.")
     return [*presets, Preset(CUSTOM_WEIGHTS, tr("Custom weights"), text, {"model": ""})]  # "" is refused when it is run
 
 
 def describe(card: ModelCard) -> str:
-    """A tooltip: what a model is, what it was made for, what it costs and whom to cite."""
+    """Return a tooltip: what a model is, what it was made for, what it costs and whom to cite."""
     lines = [translated(card.description)]
     if card.modalities:
         lines.append(tr("Modalities: {modalities}", modalities=", ".join(card.modalities).upper()))
@@ -97,7 +97,7 @@ def describe(card: ModelCard) -> str:
 
 
 def user_presets(store) -> list[Preset]:
-    """The user's presets in alphabetical order; those that cannot be used are logged by name, with the reason."""
+    """Return the user's presets in alphabetical order; those that cannot be used are logged, with the reason."""
     presets = []
     for name, values in sorted(_stored(store).items()):
         try:
@@ -124,7 +124,7 @@ def save_preset(store, name: str, settings: Settings) -> None:
 
 
 def delete_preset(store, name: str) -> None:
-    """Raises InputError if the user has no preset of that name."""
+    """Delete a preset of the user. Raises InputError if there is none of that name."""
     stored = _stored(store)
     if name not in stored:
         raise InputError(
@@ -139,7 +139,7 @@ def delete_preset(store, name: str) -> None:
 
 
 def _stored(store) -> dict:
-    """The JSON object in the store; empty where there is none that can be read."""
+    """Return the JSON object in the store; empty where there is none that can be read."""
     text = store.value(KEY)
     if not text:
         return {}
@@ -159,7 +159,7 @@ def _of_the_method(settings: Settings) -> dict[str, object]:
 
 
 def _method_of(values) -> Settings:
-    """Settings of what is stored as one preset; raises InputError where that cannot be."""
+    """Return the settings of what is stored as one preset; raise InputError where that cannot be."""
     if not isinstance(values, dict):
         raise InputError(tr("it is {values!r}, not an object of settings; delete it.", values=values))
     unknown = sorted(set(values) - set(_OF_THE_METHOD))
@@ -176,5 +176,5 @@ def _method_of(values) -> Settings:
 def _describe_own(settings: Settings) -> str:
     default = Settings()
     own = {name: value for name, value in _of_the_method(settings).items() if value != getattr(default, name)}
-    settings = ", ".join(f"{name} {value}" for name, value in own.items())
-    return tr("Your preset: {settings}", settings=settings) if own else tr("Your preset: the defaults")
+    listed = ", ".join(f"{name} {value}" for name, value in own.items())
+    return tr("Your preset: {settings}", settings=listed) if own else tr("Your preset: the defaults")

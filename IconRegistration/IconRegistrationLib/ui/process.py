@@ -14,6 +14,7 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import qt
 import slicer
@@ -74,9 +75,9 @@ class WorkerProcess:
     ):
         self._command, self._environment, self._callbacks = list(command), environment, callbacks
         self._silence, self._start_silence = silence, start_silence
-        self._child: _Child | None = None
+        self._child: Any = None  # a _Child
         self._info: dict | None = None
-        self._request: dict | None = None  # the caller's, from submit to its end
+        self._request: Any = None  # the caller's, from submit to its end
         self._at_work: int | None = None  # the id of what the child was sent and has not ended
         self._ids = 0
         self._ticks = 0
@@ -150,8 +151,8 @@ class WorkerProcess:
         if self.busy and self._info is not None and self._at_work is None:
             self._send(self._request)
 
-    def _forget_child(self) -> _Child | None:
-        """The child, which is no longer ours to listen to."""
+    def _forget_child(self) -> Any:
+        """Return the child and listen to it no more."""
         child, self._child, self._info, self._at_work = self._child, None, None, None
         self._watch.stop()
         self._cancel_deadline.stop()
@@ -166,7 +167,7 @@ class WorkerProcess:
             self._callbacks.failed(kind, sentence, details)
 
     def _give_up(self, sentence: str, kind: str = "worker", details: str | None = None) -> None:
-        """The child is of no use: end it and the request."""
+        """End the child, which is of no use, and the request."""
         child = self._forget_child()
         child.kill()
         self._end_request(sentence, kind, child.log_text() if details is None else details)
@@ -221,7 +222,7 @@ class WorkerProcess:
             self._callbacks.note(Sentence.from_plain(message["note"]))
 
     def _take_end(self, message: dict) -> None:
-        """The child is free again; a cancelled request ends as cancelled, even if it came to a result."""
+        """Take the end of a request; a cancelled one ends as cancelled, even if it came to a result."""
         ours, cancelled = self.busy and self._at_work == self._request["id"], self._cancel_deadline.active
         self._at_work = None
         self._watch.stop()
@@ -365,7 +366,7 @@ class _Child:
         self._on_message, self._on_end = _nothing, _nothing
 
     def close(self) -> None:
-        """The end of its input is the worker's sign to go; who does not is killed."""
+        """Close the worker's input, its sign to end; kill it if it does not."""
         if self in _running:
             self._process.closeWriteChannel()
             self._deadline.start(int(1000 * END_SECONDS))
@@ -433,7 +434,7 @@ class LineBuffer:
         self.rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their ends."""
+        """Return the lines that `data` completes, without their ends."""
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = self.rest + lines[0]
@@ -444,7 +445,7 @@ class LineBuffer:
 
 
 def parse(line: bytes) -> dict | None:
-    """The JSON object in a line; None if the line holds something else."""
+    """Return the JSON object in a line; None if the line holds something else."""
     try:
         message = json.loads(line)
     except ValueError:

@@ -23,7 +23,7 @@ _ONE_DAY = 24 * 3600
 
 
 def python_command(text: str) -> list[str]:
-    """The command that a user named: an interpreter, with arguments or a wrapper in front; Slicer's own if empty.
+    """Return the command that a user named: an interpreter, with arguments or a wrapper; Slicer's own if empty.
 
     A path that exists is one word, spaces and all; of the folder of an environment it is the Python within. Other
     words are split as a shell does it. Raises InputError for a folder without Python and a quote that is not closed.
@@ -45,7 +45,7 @@ def python_command(text: str) -> list[str]:
 
 
 def _python_in(environment: Path) -> Path:
-    """The interpreter of a conda or virtual environment."""
+    """Return the interpreter of a conda or virtual environment."""
     for place in ("bin/python", "python.exe", "Scripts/python.exe"):
         if (environment / place).is_file():
             return environment / place
@@ -58,7 +58,7 @@ def _python_in(environment: Path) -> Path:
 
 
 def worker_environment(own_python: bool) -> dict[str, str]:
-    """The worker's variables: IconRegistrationLib is found, and another Python than Slicer's gets none of Slicer's.
+    """Return the worker's variables: the library is found, and another Python than Slicer's gets none of Slicer's.
 
     own_python: whether the command runs Slicer's own Python, which needs what Slicer's launcher has set.
     """
@@ -69,7 +69,7 @@ def worker_environment(own_python: bool) -> dict[str, str]:
 
 
 def private_folder(parent: str | Path) -> tempfile.TemporaryDirectory:
-    """A new folder in `parent` for this user only; `cleanup()` removes it, the end of this process at the latest.
+    """Make a folder in `parent` for this user only; `cleanup()` removes it, the end of this process at the latest.
 
     What processes that died left there is removed first. Raises InputError if nothing can be made in `parent`.
     """

@@ -24,13 +24,12 @@ class ReviewSection:
         panel.ui.hardenButton.connect("clicked()", self.on_harden)
         for control in controls():
             if not isinstance(control.widget, str):
-                self._add_widget(control)
+                self._add_widget(control, control.widget())
         self._card = TrustCard(panel)
 
-    def _add_widget(self, control: Control) -> None:
+    def _add_widget(self, control: Control, widget: Any) -> None:
         """Show a control whose widget is not in the .ui file in a row of its own."""
         ui = self._panel.ui
-        widget = control.widget()
         widget.setProperty("SlicerParameterName", control.parameter)
         ui.moreControlsWidget.layout().addRow(control.title, widget)
         setattr(ui, control.widget_name, widget)

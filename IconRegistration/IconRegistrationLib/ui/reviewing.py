@@ -79,9 +79,9 @@ class Review:
 
     def __init__(self, scene: Any):
         self._scene = scene
-        self.request: RegistrationRequest | None = None
+        self.request: Any = None
         self.nodes = ResultNodes()
-        self.view: View | None = None
+        self.view: Any = None
         self.restore_point = scene_review.SceneRestorePoint(scene)
         self.copies: dict[str, Any] = {}
         self.kept: dict[Any, Any] = {}

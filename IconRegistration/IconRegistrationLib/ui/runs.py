@@ -55,9 +55,9 @@ class Runs:
         """Take over how the result under review was made, and register."""
         p = self._panel.parameters
         with self._panel.status.reporting():
-            request = request_of(p.result)
+            request: Any = request_of(p.result)
             choices.show_request(p, request)
-            p.preset = presets.preset_of(self._preset_bar.presets(), request.settings).name
+            p.preset = presets.preset_of(self._preset_bar.all_presets(), request.settings).name
             self._apply()
 
     def _apply(self) -> None:

@@ -47,7 +47,7 @@ def register_samples() -> None:
 
 
 def _load_phantom(_source) -> list:
-    """The click on the phantom's picture."""
+    """Load the phantom: the click on its picture."""
     import slicer
 
     with slicer.util.tryWithErrorDisplay(tr("The phantom could not be loaded."), waitCursor=True):
@@ -57,7 +57,7 @@ def _load_phantom(_source) -> list:
 
 
 def add_phantom(scene, size: int = 144) -> list:
-    """The phantom's nodes, always the same: volumes, segmentations and landmarks, of each inhale first.
+    """Return the phantom's nodes, always the same: volumes, segmentations and landmarks, of each inhale first.
 
     Inhale is meant as fixed, exhale as moving. size: the volumes have about size^3 voxels.
     The scene stays as it was if something fails.

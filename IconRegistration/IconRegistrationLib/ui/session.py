@@ -31,17 +31,24 @@ from .python import private_folder, python_command, worker_environment
 class Listener(Protocol):
     """What hears about a run: the panel."""
 
-    def on_ready(self, info: dict) -> None: ...
-    def on_progress(self, stage: str, fraction: float, seconds_left: float | None) -> None: ...
-    def on_note(self, sentence: str) -> None: ...
-    def on_failed(self, sentence: str, details: str, cancelled: bool) -> None: ...
+    def on_ready(self, info: dict) -> None:
+        """Hear that the worker runs, and which devices it has."""
+
+    def on_progress(self, stage: str, fraction: float, seconds_left: float | None) -> None:
+        """Hear how far the run is. fraction: of all of it."""
+
+    def on_note(self, sentence: str) -> None:
+        """Hear what was changed in order to go on."""
+
+    def on_failed(self, sentence: str, details: str, cancelled: bool) -> None:
+        """Hear why the run ended without a result."""
 
 
 @dataclass
 class _Task:
     """What the worker is doing, and what becomes of its result. folder: a TemporaryDirectory or None."""
 
-    finish: Callable[[dict], Any]
+    finish: Callable[[Any], Any]
     done: Callable[[Any], None]
     folder: Any = None
 
@@ -67,6 +74,7 @@ class Session:
 
     @property
     def busy(self) -> bool:
+        """Whether something is running."""
         return self._task is not None
 
     def register(self, request: RegistrationRequest, outputs: ResultNodes, done: Callable[[ResultNodes], None]) -> None:
@@ -126,7 +134,7 @@ class Session:
             self._worker.release()
 
     def close(self) -> None:
-        """End the worker and whatever it does, unheard."""
+        """Stop the worker; drop the request without notifying the listener."""
         self._end_task()
         if self._worker:
             self._worker.stop()
@@ -138,7 +146,7 @@ class Session:
         if self.busy:
             raise InputError(tr("Something is running already; wait for its end or cancel it."))
         worker = self._ready_worker()
-        folder = private_folder(self._working_folder() or tempfile.gettempdir()) if write else None
+        folder: Any = private_folder(self._working_folder() or tempfile.gettempdir()) if write else None
         self._task = _Task(finish, done, folder)
         try:
             if write:
@@ -205,11 +213,11 @@ class Session:
         return node if node is not None and node.GetScene() is self._scene else None
 
     def _present(self, request: RegistrationRequest) -> RegistrationRequest:
-        """The request without the nodes that were deleted meanwhile. Raises InputError if a volume was."""
+        """Return the request without the nodes that were deleted meanwhile. Raises InputError if a volume was."""
         for name, side in (("fixed", tr("fixed")), ("moving", tr("moving"))):
             if self._if_present(getattr(request, name)) is None:
                 raise InputError(tr("The {side} volume was deleted meanwhile; nothing was changed.", side=side))
-        gone = {name: None for name, node in request.nodes.items() if self._if_present(node) is None}
+        gone: dict[str, Any] = {name: None for name, node in request.nodes.items() if self._if_present(node) is None}
         return replace(request, **gone)
 
 

@@ -28,7 +28,7 @@ def fill_ticks(widget, names: dict[str, str], ticked) -> None:
 
 
 def ticks(widget) -> tuple[list[str], list[str]]:
-    """Identifiers of all entries, and of those with a tick."""
+    """Return the identifiers of all entries, and of those with a tick."""
     items = _items(widget)
     return [_identifier(item) for item in items], [_identifier(item) for item in items if _is_ticked(item)]
 

@@ -94,7 +94,7 @@ class TrustCard:
             title = tr("Save the trust card")
             path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, "CSV (*.csv)")
             if path:
-                panel.review.report.write_csv(path)
+                panel.review.nodes.report.write_csv(path)
                 panel.status.show(tr("Saved: {path}", path=path), "green")
 
     def export_table(self) -> None:

@@ -22,7 +22,7 @@ def set_warp_amount(transform, amount: float) -> None:
 
 
 def viewing_copy(restore_point: SceneRestorePoint, transform):
-    """A grid transform node with the displacements of `transform`, of which a part can be shown.
+    """Return a grid transform node with the displacements of `transform`, of which a part can be shown.
 
     The samples are shared, not copied. `transform` itself keeps all of the displacement, for a file would hold what is
     shown, and no event tells of every file that is written. The copy is not saved.
@@ -34,7 +34,7 @@ def viewing_copy(restore_point: SceneRestorePoint, transform):
 
 
 def whole_transform(transform):
-    """The vtkOrientedGridTransform of a node, sharing the samples, whatever amount of it is shown."""
+    """Return the vtkOrientedGridTransform of a node, sharing the samples, whatever amount of it is shown."""
     shown = grid_transform_of(transform)
     whole = slicer.vtkOrientedGridTransform()
     whole.SetGridDirectionMatrix(shown.GetGridDirectionMatrix())
@@ -46,6 +46,7 @@ def whole_transform(transform):
 
 
 def grid_transform_of(node):
+    """Return the vtkOrientedGridTransform of a node; raise InputError if it holds no displacement grid."""
     stored = slicer.vtkOrientedGridTransform.SafeDownCast(node.GetTransformFromParent())
     if stored is None or stored.GetDisplacementGrid() is None:
         raise InputError(

@@ -37,7 +37,7 @@ def show_carried(restore_point: SceneRestorePoint, composites, still: list, carr
 
 
 def show_comparison(restore_point: SceneRestorePoint, composites, fixed, moving, opacity: float = 0.5) -> None:
-    """The volume `fixed` in the background, `moving` over it with matched window and level, in the given slice views.
+    """Show the volume `fixed` in the background and `moving` over it, with matched window and level, in slice views.
 
     moving: any volume that lies on the fixed one: warped, or under the transform.
     """
@@ -113,7 +113,7 @@ class CutVolume:
 
 
 def cut_volume(restore_point: SceneRestorePoint, source) -> CutVolume:
-    """A copy of a volume node for `checkerboard` and `curtain`, nothing cut yet, displayed as the source is now.
+    """Return a copy of a volume node for `checkerboard` and `curtain`, nothing cut yet, displayed as the source is now.
 
     Voxels of any type become float32, for the hole's value: far enough below all others that a view, which interpolates
     between the two, shows no dark seam around a hole. The display's threshold hides it. A label map stays one, and its
@@ -157,7 +157,7 @@ def checkerboard(cut: CutVolume, cells: int) -> None:
 
 
 def curtain(cut: CutVolume, direction: str, fraction: float) -> None:
-    """The volume from one side up to `fraction` of its breadth, then nothing. direction: of CURTAIN_DIRECTIONS.
+    """Show the volume from one side up to `fraction` of its breadth, then nothing. direction: of CURTAIN_DIRECTIONS.
 
     The edge is a plane of voxels, of the grid's axis that is nearest to the direction. Moving it writes the voxels
     between the old and the new place alone.
@@ -166,9 +166,11 @@ def curtain(cut: CutVolume, direction: str, fraction: float) -> None:
     axis, rises = _axis_along(image_from_node(cut.node).grid, direction)
     planes = voxels.shape[axis]
     count = round(min(max(fraction, 0), 1) * planes)
-    known = cut.curtain is not None and cut.curtain[0] == direction
-    old = cut.curtain[1] if known else 0
-    slabs = [(min(old, count), max(old, count), count > old)] if known else [(0, count, True), (count, planes, False)]
+    if cut.curtain is not None and cut.curtain[0] == direction:
+        old = cut.curtain[1]
+        slabs = [(min(old, count), max(old, count), count > old)]
+    else:
+        slabs = [(0, count, True), (count, planes, False)]
     for start, stop, is_shown in slabs:
         if not rises:
             start, stop = planes - stop, planes - start
@@ -192,7 +194,7 @@ def _world_axis(direction: str) -> int:
 
 
 def _axis_along(grid: Grid, direction: str) -> tuple[int, bool]:
-    """The axis of an array on `grid` that is nearest to the direction, and whether its index rises along it."""
+    """Return the axis of an array on `grid` that is nearest to the direction, and whether its index rises along it."""
     row = _world_axis(direction)
     component = grid.direction[row] * (1, 1, -1)[row]  # LPS: from R to L and from A to P rise, from S to I falls
     axis = int(np.abs(component).argmax())

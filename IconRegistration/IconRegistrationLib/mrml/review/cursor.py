@@ -20,7 +20,7 @@ def corresponding_point(forward, point) -> np.ndarray:
 
 
 def cursor_marker(restore_point: SceneRestorePoint, slice_nodes):
-    """A locked point without a label, seen only in the given slice views (those of the moving scan)."""
+    """Return a locked point without a label, seen only in the given slice views (those of the moving scan)."""
     marker = restore_point.add_hidden_node("vtkMRMLMarkupsFiducialNode", "Corresponding point")
     marker.SetLocked(True)
     display = marker.GetDisplayNode()

@@ -13,7 +13,7 @@ from .scene_restore_point import SceneRestorePoint, display_of
 
 
 def grid_spacing(field_of_view: float) -> float:
-    """A round distance of grid lines in mm (1, 2 or 5 times a power of ten) that draws 15 to 40 of them."""
+    """Return a round distance of grid lines in mm (1, 2 or 5 times a power of ten) that draws 15 to 40 of them."""
     raw = field_of_view / 25
     power = 10.0 ** np.floor(np.log10(raw))
     return float(min((1, 2, 5, 10), key=lambda step: abs(np.log(step * power / raw))) * power)
@@ -33,8 +33,11 @@ def show_grid(display, field_of_view: float) -> None:
 
 
 def deformation_spacing(style: str, region, transform) -> float:
-    """What `show_deformation` chooses, in mm: distance of grid lines or arrows by the region's size, of contours by the
-    largest displacement."""
+    """Return the spacing that `show_deformation` chooses, in mm.
+
+    Of grid lines and arrows it follows from the region's size, of contours from the
+    largest displacement.
+    """
     if style != "contours":
         bounds = [0.0] * 6
         region.GetRASBounds(bounds)
@@ -43,7 +46,7 @@ def deformation_spacing(style: str, region, transform) -> float:
 
 
 def deformation_line_width(spacing: float, region) -> int:
-    """What `show_deformation` chooses, in pixels of a slice view: an eighth of the spacing in voxels, 1 to 3.
+    """Return the line width that `show_deformation` chooses, in pixels: an eighth of the spacing in voxels, 1 to 3.
 
     Lines that lie far apart are seen as lines; between close ones the image is.
     """
@@ -51,7 +54,7 @@ def deformation_line_width(spacing: float, region) -> int:
 
 
 def _longest(transform) -> float:
-    """The longest displacement of a grid transform's samples (of 100,000 of them) in mm, at least 0.1."""
+    """Return the longest displacement of a grid transform's samples (of 100,000 of them) in mm, at least 0.1."""
     vectors = vtk_to_numpy(grid_transform_of(transform).GetDisplacementGrid().GetPointData().GetScalars())
     return max(0.1, float(np.linalg.norm(vectors[:: max(1, len(vectors) // 100_000)], axis=1).max()))
 

@@ -54,7 +54,7 @@ class SceneRestorePoint:
             self.moved, self.added = [], []
 
     def add_hidden_node(self, class_name: str, name: str):
-        """A new node with display nodes, for looking: neither saved with the scene nor listed in the data tree."""
+        """Add a node with display nodes, for looking: neither saved with the scene nor listed in the data tree."""
         node = self.scene.CreateNodeByClass(class_name)
         node.UnRegister(None)  # the reference is ours
         node.SetName(self.scene.GenerateUniqueName(name))
@@ -95,6 +95,7 @@ def _displays(node) -> list:
 
 
 def display_of(node):
+    """Return the display node of a node, made where there is none."""
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     return node.GetDisplayNode()
@@ -139,7 +140,7 @@ def _is_ours(transform) -> bool:
 
 
 def own_parent(node):
-    """The parent that data has when it is not under a registration, or None."""
+    """Return the parent that data has when it is not under a registration, or None."""
     parent = node.GetParentTransformNode()
     if parent is None or not _is_ours(parent):
         return parent
@@ -152,7 +153,7 @@ def _lies_under(node, transform) -> bool:
 
 
 def _stand_in(scene, node, parent, transform):
-    """A linear transform with the matrix of `parent` to the world, under `transform`; one for all nodes of `parent`."""
+    """Return a transform with the matrix of `parent` to the world, under `transform`; one for all nodes of `parent`."""
     world_matrix(node)  # raises where it is not linear
     for standing in nodes_of_class(scene, "vtkMRMLLinearTransformNode"):
         if standing.GetNodeReference(_STANDS_FOR) is parent and standing.GetParentTransformNode() is transform:

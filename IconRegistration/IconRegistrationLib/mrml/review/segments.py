@@ -33,12 +33,12 @@ def show_outlines(restore_point: SceneRestorePoint, fixed, moving) -> None:
 
 
 def outline_displays(fixed, moving) -> list:
-    """The display nodes that `show_outlines` changes."""
+    """Return the display nodes that `show_outlines` changes."""
     return [display_of(fixed), display_of(moving)]
 
 
 def live_segments(restore_point: SceneRestorePoint, source, identifiers: list[str], transform, node=None):
-    """A segmentation node with some of a segmentation's segments, under `transform`: seen warped at once, in 2D and 3D.
+    """Return a segmentation node with some segments of another, under `transform`: seen warped at once, in 2D and 3D.
 
     The light node holds those segments alone, each cropped to its extent: ticking one leaves the others be. A linear
     parent of the source counts. `node`, of an earlier call, is brought up to date. The source itself stays where it is;
@@ -62,7 +62,7 @@ def live_segments(restore_point: SceneRestorePoint, source, identifiers: list[st
 
 
 def _lone_segment(source, identifier: str):
-    """A vtkSegment with a label map of its own: a view draws every value of a shared one, whosever it is."""
+    """Return a vtkSegment with a label map of its own: a view draws every value of a shared one, whosever it is."""
     name = source.GetSegmentation().GetSourceRepresentationName()
     original, segment = source.GetSegmentation().GetSegment(identifier), slicer.vtkSegment()
     segment.DeepCopyMetadata(original)

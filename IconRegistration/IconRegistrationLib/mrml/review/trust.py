@@ -26,7 +26,7 @@ _UNKNOWN_COLOR = (0.45, 0.45, 0.5)
 
 
 def trust_overlay(restore_point: SceneRestorePoint, distrust=None, jacobian=None, limits=DISTRUST_LIMITS):
-    """A label map volume that says where not to trust a registration: its names are what the data probe shows.
+    """Return a label map volume that says where not to trust a registration; the data probe shows its names.
 
     distrust: volume node, inverse-consistency error in mm; labels are "1 - 2 mm" and so on by `limits` (mm, rising,
     five at most), nothing below the first. NaN or negative (no counterpart in the moving image) is grey.
@@ -69,7 +69,7 @@ def trust_overlay(restore_point: SceneRestorePoint, distrust=None, jacobian=None
 
 
 def show_overlay(restore_point: SceneRestorePoint, composites, overlay, opacity: float = 0.5) -> None:
-    """A label map over the images of slice views; `restore_point.restore` of the composites, or None, takes it away."""
+    """Lay a label map over the images of slice views; `restore` of the composites, or None, removes it."""
     for composite in composites:
         restore_point.change(composite, "LabelVolumeID", overlay.GetID() if overlay else None)
         restore_point.change(composite, "LabelOpacity", opacity)
@@ -92,7 +92,7 @@ def _finer(image: Image, spacing: float = 1.5, voxels: float = 3e7) -> Image:
 
 
 def report_table(scene, report, name: str, node=None):
-    """A table node with a Report's numbers, a row each, and its verdicts first (level, value, meaning).
+    """Return a table node with a Report's numbers, a row each, and its verdicts first (level, value, meaning).
 
     `node` is updated in place if given. What is not known is an empty cell.
     """
@@ -114,5 +114,5 @@ def report_table(scene, report, name: str, node=None):
 
 
 def number_text(value: float | None, digits: int) -> str:
-    """A number of a Report for a cell: empty where it is not known, "inf" for the distance to an empty segment."""
+    """Return a number of a Report for a cell: empty where unknown, "inf" for the distance to an empty segment."""
     return "" if value is None or math.isnan(value) else f"{value:.{digits}g}"
