@@ -48,13 +48,15 @@ class Checker:
             keys[side]: self._facts.get(keys[side]) or ImageFacts.of(image) for side, (_, image) in volumes.items()
         }
         facts = self._facts[keys["fixed"]], self._facts[keys["moving"]]
-        options: dict[str, Any] = {
-            "guide": request.guide,
-            "compare": request.compare,
-            "devices": devices,
-            "speed": speed,
-        }
-        flight = preflight(inputs, request.settings, facts, devices=devices, speed=speed, **options)
+        flight = preflight(
+            inputs,
+            request.settings,
+            facts,
+            guide=request.guide,
+            compare=request.compare,
+            devices=devices,
+            speed=speed,
+        )
         if request.fixed is request.moving:
             flight = replace(flight, warnings=(tr("Fixed and moving are one volume; choose two."), *flight.warnings))
         return flight
