@@ -28,6 +28,7 @@ from IconRegistrationLib.ui.preflight_line import PreflightLine
 from IconRegistrationLib.ui.preset_bar import PresetBar
 from IconRegistrationLib.ui.review_section import ReviewSection
 from IconRegistrationLib.ui.reviewing import Review, with_review_parameters
+from IconRegistrationLib.ui.role_boxes import add_role_boxes, with_role_parameters
 from IconRegistrationLib.ui.runs import Runs
 from IconRegistrationLib.ui.segment_lists import SegmentLists
 from IconRegistrationLib.ui.session import Session
@@ -79,9 +80,13 @@ def purgeLibrary():
 
 
 @parameterNodeWrapper
+@with_role_parameters
 @with_review_parameters
 class IconRegistrationParameterNode:
-    """Everything that the panel shows; saved with the scene. ui/review_controls adds how a result is looked at."""
+    """Everything that the panel shows; saved with the scene.
+
+    ui/role_boxes adds the roles of the segments, ui/review_controls how a result is looked at.
+    """
 
     fixedVolume: slicer.vtkMRMLScalarVolumeNode
     movingVolume: slicer.vtkMRMLScalarVolumeNode
@@ -89,10 +94,6 @@ class IconRegistrationParameterNode:
     movingSegmentation: slicer.vtkMRMLSegmentationNode
     fixedSegments: str  # choices.chosen_segments
     movingSegments: str
-    carry: bool = True
-    compare: bool = True
-    focus: bool = False
-    guide: bool = False
     fixedLandmarks: slicer.vtkMRMLMarkupsFiducialNode
     movingLandmarks: slicer.vtkMRMLMarkupsFiducialNode
     alignment: choices.Alignment = choices.Alignment.AUTO
@@ -136,6 +137,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(page)
         self.ui = slicer.util.childWidgetVariables(page)
         page.setMRMLScene(slicer.mrmlScene)
+        add_role_boxes(self.ui)
         self.logic = IconRegistrationLogic()
         self.panel = self._makePanel()
         scene = slicer.vtkMRMLScene

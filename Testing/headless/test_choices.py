@@ -10,6 +10,7 @@ from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.registration.settings import ALIGNMENTS, Settings
 from IconRegistrationLib.registration.similarities import SIMILARITIES
 from IconRegistrationLib.ui import choices, presets
+from IconRegistrationLib.workflow.roles import complete_roles
 
 
 def a_panel(**values):
@@ -36,7 +37,7 @@ def a_request(**values):
         **dict.fromkeys(
             (*nodes, "fixed_mask", "moving_mask", "initial", "region", "fixed_segments", "moving_segments")
         ),
-        **{"guide": False, "carry": True, "compare": True, "moving_resolution": False},
+        **{"roles": complete_roles(), "moving_resolution": False},
         **{"jacobian": False, "distrust": False, "settings": Settings(), "fixed": "CT 1", "moving": "CT 2"},
     }
     return SimpleNamespace(**{**start, **values})
@@ -189,8 +190,7 @@ def test_an_earlier_request_is_shown():
         fixed_mask="organs 1",
         region="box",
         initial="matrix",
-        guide=True,
-        compare=False,
+        roles=complete_roles({"guide": True, "compare": False}),
         jacobian=True,
         settings=CHANGED,
     )

@@ -120,7 +120,7 @@ def test_segmentations_are_masks_where_they_were():
     deprecated = pair_of(build_parser().parse_args(translate(words)))
     assert (deprecated.fixed_mask, deprecated.moving_mask) == ("a", "b")
     guided = pair_of(build_parser().parse_args(translate([*words, "--dice_loss_weight=0.5"])))
-    assert (guided.guide, guided.settings.label_weight, guided.fixed_mask) == (True, 0.5, None)
+    assert (guided.roles["guide"], guided.settings.label_weight, guided.fixed_mask) == (True, 0.5, None)
 
 
 def test_nothing_to_write_is_said(capfd):

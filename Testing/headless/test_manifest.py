@@ -79,7 +79,7 @@ def test_every_role_and_setting_can_be_a_column(write, tmp_path):
     path = write(";".join(row) + "\n" + ";".join(row.values()))
     (entry,) = read_manifest(path, DEFAULTS)
     assert entry.pair.files == {role: f"{tmp_path}/{role}.nii" for role in ROLES}
-    assert entry.pair.guide
+    assert entry.pair.roles["guide"]
     assert asdict(entry.pair.settings) == {
         **values,
         "steps": 12,
@@ -136,8 +136,8 @@ def test_home_series_and_the_folder_above(write, tmp_path, monkeypatch):
 
 def test_guide_for_all_but_one(write):
     header = "fixed,moving,fixed_segmentation,moving_segmentation,guide\n"
-    first, second = read_manifest(write(header + "a,b,c,d,\na,e,,,no\n"), DEFAULTS, guide=True)
-    assert (first.pair.guide, second.pair.guide) == (True, False)
+    first, second = read_manifest(write(header + "a,b,c,d,\na,e,,,no\n"), DEFAULTS, {"guide": True})
+    assert (first.pair.roles["guide"], second.pair.roles["guide"]) == (True, False)
 
 
 def test_a_weights_file_starts_at_the_manifest(write, tmp_path):
@@ -282,7 +282,7 @@ def test_ids_that_are_one_folder_somewhere(write):
     ("text", "where", "said"),
     [
         ("fixed,movin\na,b\n", "row 1, the header", "no column is called 'movin'; did you mean 'moving'?"),
-        ("fixed,moving,zzz\na,b,c\n", "row 1, the header", "choose from align, ct_window"),
+        ("fixed,moving,zzz\na,b,c\n", "row 1, the header", "choose from align, carry, compare, ct_window"),
         ("fixed\na\n", "row 1, the header", "the column 'moving' is missing"),
         ("fixed,moving,Fixed\na,b,c\n", "row 1, the header", "'fixed' appears twice"),
         ("a.nii,b.nii\nc.nii,d.nii\n", "row 1, the header", "no column is called 'a.nii'"),
@@ -636,7 +636,7 @@ def test_studies_that_name_no_pairs(a_bids_folder):
 def test_guiding_without_segmentations(a_bids_folder):
     folder = a_bids_folder(scan("01", "1"), scan("01", "2"))
     with pytest.raises(InputError, match="sub-01_ses-2_to_ses-1: guide needs segmentations of both images"):
-        bids_entries(folder, guide=True)
+        bids_entries(folder, segment_roles={"guide": True})
 
 
 def test_settings_of_the_command_line_mean_the_same_elsewhere(tmp_path, monkeypatch):

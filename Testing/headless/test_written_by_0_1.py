@@ -23,6 +23,7 @@ from IconRegistrationLib.io.segmentations import read_segmentation
 from IconRegistrationLib.io.transforms import read_transform
 from IconRegistrationLib.networks.catalog import find_card, load_model
 from IconRegistrationLib.registration.settings import Settings
+from IconRegistrationLib.workflow.roles import complete_roles
 
 FILES = Path(__file__).parents[1] / "data" / "written_by_0_1"
 #: The folder of the cohort when it was written, and when its inputs were last changed (ns).
@@ -83,8 +84,8 @@ def test_a_scene_knows_its_request(a_scene):
     )
     segments = ["Segment_0_1", "Segment_0_2", "Segment_0_3"]
     assert (list(request.fixed_segments), list(request.moving_segments)) == (segments, segments)
-    asked = (request.guide, request.carry, request.compare, request.moving_resolution)
-    assert asked == (True, True, True, False)
+    assert request.roles == {"carry": True, "compare": True, "focus": False, "guide": True}
+    assert not request.moving_resolution
     assert (request.jacobian, request.distrust) == (True, True)
 
     for node in request.nodes.values():  # the moving ones lie under the result
@@ -283,7 +284,7 @@ def test_json_with_settings():
             "anna",
             PairFiles(
                 **inputs(fixed="fixed.nii.gz", moving="moving.nii.gz", **organs),
-                guide=True,
+                roles=complete_roles({"guide": True}),
                 settings=Settings(align="rigid", **window),
             ),
         ),

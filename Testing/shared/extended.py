@@ -69,3 +69,44 @@ SIMILARITIES["msd"] = SimilarityEntry(tr("Mean squared difference"), tr("(A o ph
         )
     ],
 }
+
+#: A role of the segments and a verdict, each as docs/extending.md shows.
+WORKFLOW = {
+    "workflow/roles.py": [
+        (
+            "def complete_roles(given: Mapping[str, bool] | None = None) -> dict[str, bool]:",
+            """
+def _outside(segmentation: Segmentation) -> Image:
+    mask = segments_mask(segmentation)
+    return replace(mask, array=1 - mask.array)
+
+
+SEGMENT_ROLES["ignore"] = Role(
+    tr("ignore"),
+    tr("What lies inside the segments does not count."),
+    default=False,
+    needs="any",
+    apply=lambda inputs: confine(inputs, _outside),
+)
+
+
+""",
+        )
+    ],
+    "quality/verdicts.py": [
+        (
+            "#: Every verdict by its measure, in the order of the report.",
+            """
+def _displacement(measured: Measured) -> Verdict:
+    largest = measured.deformation.displacement.maximum
+    return Verdict(tr("Displacement"), largest, AMBER, tr("up to {largest:.1f} mm", largest=largest))
+
+
+""",
+        ),
+        (
+            '    "HD95": VerdictEntry("mean lower than before", "unchanged", _hd95),',
+            '    "Displacement": VerdictEntry("never", "always", _displacement),',
+        ),
+    ],
+}

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..registration.settings import SETTINGS, Setting, Settings, kinds_of_settings
+from ..workflow.roles import SEGMENT_ROLES
 from .pair import OutputOptions
 
 
@@ -39,6 +40,22 @@ def _argument(kind: str, about: Setting) -> dict[str, Any]:
         return {"metavar": about.metavar, "type": float, "nargs": 2}
     types = {"int": int, "float": float}
     return {"metavar": about.metavar, "type": types.get(kind.partition(" ")[0], str)}
+
+
+def add_roles(group) -> None:
+    """Add an option for each role of the segments, for `roles_of`."""
+    for name, role in SEGMENT_ROLES.items():
+        group.add_argument(
+            f"--{name}",
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=f"{role.help} (default: {'yes' if role.default else 'no'})".replace("%", "%%"),
+        )
+
+
+def roles_of(args: argparse.Namespace) -> dict[str, bool]:
+    """Return the roles that the given options switch on or off."""
+    return {name: value for name, value in vars(args).items() if name in SEGMENT_ROLES}
 
 
 def add_outputs(group) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..registration.settings import Settings
+from ..text import tr
+from ..workflow.roles import SEGMENT_ROLES, apply_roles, complete_roles, compute_options
 from .outputs import write_results
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class PairFiles:
     moving_mask: str | None = None
     initial: str | None = None
     region: str | None = None
-    guide: bool = False
+    roles: Mapping[str, bool] = field(default_factory=complete_roles, hash=False)
     settings: Settings = field(default_factory=Settings)
 
     @property
@@ -42,7 +44,7 @@ class PairFiles:
 
 
 #: The fields of `PairFiles` that name files.
-ROLES = tuple(field.name for field in fields(PairFiles) if field.name not in ("guide", "settings"))
+ROLES = tuple(field.name for field in fields(PairFiles) if field.name not in ("roles", "settings"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def compute_pair(
     results = compute(
         inputs,
         pair.settings,
-        guide=pair.guide,
+        **compute_options(pair.roles),
         moving_resolution=outputs.moving_resolution,
         progress=lambda stage, fraction: progress(stage, 0.95 * fraction),
         load=load or load_model,
@@ -125,8 +127,16 @@ def read_inputs(pair: PairFiles) -> Inputs:
     from ..workflow.results import Inputs
 
     check_files(pair.files.values())
-    if pair.guide and not (pair.fixed_segmentation and pair.moving_segmentation):
-        raise InputError("--guide needs segments of both images; give --fixed-segmentation and --moving-segmentation.")
+    given = (bool(pair.fixed_segmentation), bool(pair.moving_segmentation))
+    for name, role in SEGMENT_ROLES.items():
+        if pair.roles[name] and role.is_missing(*given):
+            raise InputError(
+                tr(
+                    "--{role} needs {what}; give --fixed-segmentation and --moving-segmentation.",
+                    role=name,
+                    what=role.what_it_needs,
+                )
+            )
     # by the headers alone: a file can claim any size
     grids = [Grid(image_header(path).shape, np.eye(4)) for path in (pair.fixed, pair.moving)]
     checks.check_memory(*grids)
@@ -154,7 +164,7 @@ def read_inputs(pair: PairFiles) -> Inputs:
     if pair.fixed_landmarks and pair.moving_landmarks:
         check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
     if pair.region is None:
-        return inputs
+        return apply_roles(inputs, pair.roles)
     mask = read_image(pair.region)
     checks.check_mask(mask, fixed)
-    return Inputs(**{**vars(inputs), "region": mask.grid.box_around(mask.array)})
+    return apply_roles(replace(inputs, region=mask.grid.box_around(mask.array)), pair.roles)

@@ -10,7 +10,7 @@ The scene is changed only after everything has been computed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from ..registration.settings import Settings
 from ..spatial.geometry import Image
 from ..text import tr
 from ..workflow.results import Inputs
+from ..workflow.roles import SEGMENT_ROLES, apply_roles, complete_roles, compute_options, segments_mask
 from .markups import landmarks_from_node, node_from_landmarks, region_from_node
 from .scene import place_beside, temporary_nodes
 from .segmentations import node_from_segmentation, segmentation_from_node
@@ -83,7 +84,8 @@ class RegistrationRequest:
     initial: the linear transform node under which the moving image lies roughly on the fixed one.
     region: a markups ROI node, a box in the fixed image to which the registration is confined.
     fixed_segments, moving_segments: identifiers of the segments that take part; all by default.
-    guide, carry, compare, moving_resolution: as in workflow.pipeline.compute.
+    roles: whether the segments have each role of workflow.roles.
+    moving_resolution: as in workflow.pipeline.compute.
     jacobian, distrust: also make these volumes.
     """
 
@@ -100,9 +102,7 @@ class RegistrationRequest:
     fixed_segments: Sequence[str] | None = None
     moving_segments: Sequence[str] | None = None
     settings: Settings = field(default_factory=Settings)
-    guide: bool = False
-    carry: bool = True
-    compare: bool = True
+    roles: Mapping[str, bool] = field(default_factory=complete_roles)
     moving_resolution: bool = False
     jacobian: bool = False
     distrust: bool = False
@@ -115,7 +115,7 @@ class RegistrationRequest:
     @property
     def options(self) -> dict[str, Any]:
         """What `workflow.pipeline.compute` wants to know beside inputs and settings."""
-        return {name: getattr(self, name) for name in ("guide", "carry", "compare", "moving_resolution")}
+        return {**compute_options(self.roles), "moving_resolution": self.moving_resolution}
 
 
 _NODE_FIELDS = tuple(f.name for f in fields(RegistrationRequest))[:10]
@@ -131,7 +131,8 @@ def register_nodes(
 ) -> ResultNodes:
     """Register the volume node `moving` to the volume node `fixed` and put the results beside them in their scene.
 
-    asked: the other fields of `RegistrationRequest`, documented there: segmentations, settings, what is made and so on.
+    asked: the other fields of `RegistrationRequest`, documented there: segmentations, settings, what is made and so on;
+        of the roles each by its name, such as guide=True.
     outputs: nodes of an earlier run to update in place; what is None in it is made anew.
     progress(stage, fraction of the run): may raise Cancelled.
     Raises InputError before the registration starts if something in the nodes cannot be used. After any exception the
@@ -140,10 +141,17 @@ def register_nodes(
     from ..workflow.pipeline import compute
 
     asked = {name: value for name, value in asked.items() if value is not None}
-    request = RegistrationRequest(fixed, moving, **asked)
+    request = RegistrationRequest(fixed, moving, **_with_roles(asked))
     check_outputs(outputs or ResultNodes(), request)
     results = compute(inputs_from_nodes(request), request.settings, progress=progress, **request.options)
     return nodes_from_results(results, request, outputs)
+
+
+def _with_roles(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return fields of a request in which roles are still named one by one, as in the record of version 0.1."""
+    roles = {name: value for name, value in asked.items() if name in SEGMENT_ROLES}
+    rest = {name: value for name, value in asked.items() if name not in roles}
+    return {"roles": complete_roles(roles), **rest}
 
 
 def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
@@ -162,7 +170,7 @@ def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
     r = request
     # an initial transform above the moving image is part of its place in the world already
     initial = None if r.initial in _parents(r.moving) else r.initial
-    return Inputs(
+    inputs = Inputs(
         image_from_node(r.fixed),
         image_from_node(r.moving),
         read(r.fixed_segmentation, lambda node: chosen(node, r.fixed_segments)),
@@ -174,6 +182,7 @@ def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
         read(initial, linear_from_node),
         read(r.region, region_from_node),
     )
+    return apply_roles(inputs, r.roles)
 
 
 def nodes_from_results(
@@ -255,7 +264,7 @@ def request_of(node) -> RegistrationRequest | None:
             )
     try:
         settings = Settings.from_plain(json.loads(provenance)["settings"])
-        return RegistrationRequest(**nodes, **json.loads(record), settings=settings)
+        return RegistrationRequest(**nodes, **_with_roles(json.loads(record)), settings=settings)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             tr(
@@ -288,8 +297,9 @@ def _remember(node, request: RegistrationRequest) -> None:
     for name in _NODE_FIELDS:
         source = getattr(request, name)
         node.SetNodeReferenceID(f"IconRegistration.{name}", source.GetID() if source is not None else None)
-    rest = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in (*_NODE_FIELDS, "settings")}
-    node.SetAttribute(REQUEST_ATTRIBUTE, json.dumps(rest, default=list))
+    others = (*_NODE_FIELDS, "settings", "roles")
+    rest = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in others}
+    node.SetAttribute(REQUEST_ATTRIBUTE, json.dumps({**rest, **request.roles}, default=list))
 
 
 def mask_from_node(node, identifiers: Sequence[str] | None = None) -> Image:
@@ -297,10 +307,7 @@ def mask_from_node(node, identifiers: Sequence[str] | None = None) -> Image:
     if node.IsA("vtkMRMLSegmentationNode"):
         segmentation = segmentation_from_node(node)
         segmentation = segmentation if identifiers is None else segmentation.only(identifiers)
-        inside = np.zeros(segmentation.grid.shape, dtype=bool)
-        for segment in segmentation.segments:
-            inside |= segmentation.mask(segment)
-        return Image(inside.astype(np.uint8), segmentation.grid, node.GetName())
+        return segments_mask(segmentation)
     image = image_from_node(node)
     return Image((image.array != 0).astype(np.uint8), image.grid, image.name)
 

@@ -52,8 +52,8 @@ class Checker:
             inputs,
             request.settings,
             facts,
-            guide=request.guide,
-            compare=request.compare,
+            guide=request.options["guide"],
+            compare=request.options["compare"],
             devices=devices,
             speed=speed,
         )
@@ -72,7 +72,7 @@ class Checker:
         rest = replace(request, **without)
         key = (
             {name: _state(node) for name, node in rest.nodes.items()},
-            *(request.fixed_segments, request.moving_segments),
+            *(request.fixed_segments, request.moving_segments, request.roles),
         )
         if self._inputs is None or self._inputs[0] != key:
             self._inputs = key, inputs_from_nodes(rest)

@@ -200,7 +200,8 @@ def show_request(panel, request) -> None:
     panel.initialTransform, panel.region = request.initial, request.region
     for parameter, chosen in (("fixedSegments", request.fixed_segments), ("movingSegments", request.moving_segments)):
         setattr(panel, parameter, "" if chosen is None else json.dumps(list(chosen)))
-    panel.focus = request.fixed_mask is not None or request.moving_mask is not None
-    for name in ("guide", "carry", "compare", "jacobian", "distrust"):
-        setattr(panel, name, getattr(request, name))
+    masked = request.fixed_mask is not None or request.moving_mask is not None  # as 0.1 remembered the focus
+    roles = {**request.roles, "focus": masked or request.roles["focus"]}
+    for name, value in {**roles, "jacobian": request.jacobian, "distrust": request.distrust}.items():
+        setattr(panel, name, value)
     panel.movingResolution = request.moving_resolution

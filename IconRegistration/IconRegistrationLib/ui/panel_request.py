@@ -6,6 +6,7 @@ from typing import Any
 
 from ..mrml.registration import RegistrationRequest
 from . import choices
+from .role_boxes import roles_from
 from .tick_list import segment_names
 
 
@@ -25,16 +26,12 @@ def request_from(parameters: Any) -> RegistrationRequest:
         moving_segmentation=p.movingSegmentation,
         fixed_landmarks=p.fixedLandmarks,
         moving_landmarks=p.movingLandmarks,
-        fixed_mask=p.fixedSegmentation if p.focus else None,
-        moving_mask=p.movingSegmentation if p.focus else None,
         initial=p.initialTransform,
         region=p.region,
         fixed_segments=choices.chosen_segments(p.fixedSegments, segment_names(p.fixedSegmentation)),
         moving_segments=choices.chosen_segments(p.movingSegments, segment_names(p.movingSegmentation)),
         settings=choices.settings_of(p),
-        guide=p.guide and None not in (p.fixedSegmentation, p.movingSegmentation),
-        carry=p.carry,
-        compare=p.compare,
+        roles=roles_from(p),
         moving_resolution=p.movingResolution,
         jacobian=p.jacobian,
         distrust=p.distrust,

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import choices
 from .panel import Panel
+from .role_boxes import enable_role_boxes
 from .tick_list import fill_ticks, segment_names, ticks
 
 
@@ -51,9 +52,7 @@ class SegmentLists:
         has_segments = p.fixedSegmentation is not None or p.movingSegmentation is not None
         for widget in (ui.segmentsLabel, ui.fixedSegmentsList, ui.movingSegmentsList, ui.rolesLabel, ui.rolesWidget):
             widget.setVisible(has_segments)
-        ui.carryCheckBox.enabled = p.movingSegmentation is not None
-        for box in (ui.compareCheckBox, ui.guideCheckBox):
-            box.enabled = None not in (p.fixedSegmentation, p.movingSegmentation)
+        enable_role_boxes(ui, p.fixedSegmentation is not None, p.movingSegmentation is not None)
 
     def on_segmentation_chosen(self, parameter: str, node: Any = None) -> None:
         """Take all segments; the ticks were those of another segmentation."""

@@ -85,7 +85,7 @@ class Session:
         request = self._present(request)
         check_outputs(outputs, request)
         inputs = inputs_from_nodes(request)
-        check_inputs(inputs, request.guide)
+        check_inputs(inputs, request.options["guide"])
 
         def finish(folder: Path) -> ResultNodes:
             kept = self._present(request)

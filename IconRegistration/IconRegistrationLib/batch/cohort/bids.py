@@ -35,7 +35,7 @@ def bids_entries(
     folder: str | Path,
     suffix: str = "T1w",
     defaults: Settings | None = None,
-    guide: bool = False,
+    segment_roles: Mapping[str, bool] | None = None,
     atlas: Mapping[str, str] | None = None,
 ) -> tuple[list[Entry], list[str]]:
     """Return the pairs of a BIDS folder, and notes on what was left out.
@@ -53,8 +53,8 @@ def bids_entries(
         How the names of the images end.
     defaults : Settings, optional
         Settings of all pairs.
-    guide : bool
-        Whether segments guide the registrations.
+    segment_roles : mapping, optional
+        Roles of the segments that are switched on or off, as `workflow.roles.complete_roles` takes them.
     atlas : mapping, optional
         Files of the atlas by role.
 
@@ -92,7 +92,7 @@ def bids_entries(
             for scans in subjects.values()
             for later in scans[1:]
         ]
-    return entries_from_rows(str(folder), rows, "", defaults or Settings(), guide, atlas), notes
+    return entries_from_rows(str(folder), rows, "", defaults or Settings(), segment_roles, atlas), notes
 
 
 def _bids_row(id: str, **scans: _Scan) -> Row:

@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import InputError, explain
 from ...registration.settings import Settings, kinds_of_settings
 from ...text import tr
+from ...workflow.roles import SEGMENT_ROLES, complete_roles
 from ..pair import PairFiles
 from .ids import derived_ids, given_ids
 from .rows import Row, RowError, required_columns, roles_by_column
@@ -21,7 +22,7 @@ from .rows import Row, RowError, required_columns, roles_by_column
 #: Annotated type of each field of Settings, such as "float | None".
 SETTING_TYPES = kinds_of_settings()
 
-#: What a cell of the column guide may hold.
+#: What a cell of a role may hold.
 _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
 #: How many mistakes are listed, and characters of each.
 _MAX_LISTED, _MAX_MISTAKE_LENGTH = 10, 400
@@ -48,7 +49,7 @@ def entries_from_rows(
     rows: Sequence[Row],
     folder: str,
     defaults: Settings,
-    guide: bool,
+    segment_roles: Mapping[str, bool] | None,
     atlas: Mapping[str, str] | None,
 ) -> list[Entry]:
     """Return the pairs that rows describe.
@@ -63,8 +64,8 @@ def entries_from_rows(
         Absolute path at which relative paths in the rows start.
     defaults : Settings
         Settings of the rows that do not give their own.
-    guide : bool
-        Whether segments guide the rows that do not say.
+    segment_roles : mapping, optional
+        Roles of the segments that are switched on or off in the rows that do not say.
     atlas : mapping, optional
         Files of the atlas by role, shared by all pairs.
 
@@ -86,7 +87,7 @@ def entries_from_rows(
     mistakes: dict[int, list[str]] = defaultdict(list)
     for index, row in enumerate(rows):
         try:
-            pairs[index] = _pair(row, roles, atlas or {}, folder, guide, settings_of)
+            pairs[index] = _pair(row, roles, atlas or {}, folder, segment_roles or {}, settings_of)
         except RowError as found:
             mistakes[index] += found.args
     ids, wrong = given_ids(rows)
@@ -122,7 +123,7 @@ def _pair(
     roles: Mapping[str, str],
     atlas: Mapping[str, str],
     folder: str,
-    guide: bool,
+    segment_roles: Mapping[str, bool] | None,
     settings_of: Callable[[str], Settings],
 ) -> PairFiles:
     """Return the pair of a row. Raises RowError."""
@@ -140,11 +141,7 @@ def _pair(
             mistakes.append(tr("{column} is empty; name an image.", column=column))
     if "fixed" in files and "moving" in files and os.path.normpath(files["fixed"]) == os.path.normpath(files["moving"]):
         mistakes.append(tr("{path} is both fixed and moving; name two images.", path=files["fixed"]))
-    word = str(cells.get("guide", guide)).lower()
-    if word not in _YES | _NO:
-        mistakes.append(tr("guide is {value!r}; write yes or no.", value=cells["guide"]))
-    if word in _YES and not {"fixed_segmentation", "moving_segmentation"} <= files.keys():
-        mistakes.append(tr("guide needs segmentations of both images; name them, or write no."))
+    chosen = _segment_roles(cells, segment_roles or {}, files, mistakes)
     written = {column: value for column, value in cells.items() if column in SETTING_TYPES}
     try:
         settings = settings_of(json.dumps(written) if written else "{}")
@@ -152,7 +149,26 @@ def _pair(
         mistakes += found.args
     if mistakes:
         raise RowError(*mistakes)
-    return PairFiles(**files, guide=word in _YES, settings=settings)
+    return PairFiles(**files, roles=chosen, settings=settings)
+
+
+def _segment_roles(
+    cells: Mapping[str, Any], otherwise: Mapping[str, bool], files: Mapping[str, str], mistakes: list[str]
+) -> dict[str, bool]:
+    """Return the roles that the segments of a row have; appends to the mistakes."""
+    given = dict(otherwise)
+    for name in SEGMENT_ROLES.keys() & cells.keys():
+        word = str(cells[name]).lower()
+        if word not in _YES | _NO:
+            mistakes.append(tr("{role} is {value!r}; write yes or no.", role=name, value=cells[name]))
+        given[name] = word in _YES
+    roles = complete_roles(given)
+    segmentations = ("fixed_segmentation" in files, "moving_segmentation" in files)
+    for name, role in SEGMENT_ROLES.items():
+        if roles[name] and role.is_missing(*segmentations):
+            what = role.what_it_needs
+            mistakes.append(tr("{role} needs {what}; name them, or write no.", role=name, what=what))
+    return roles
 
 
 def absolute_path(folder: str, path: str) -> str:

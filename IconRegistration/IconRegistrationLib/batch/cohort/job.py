@@ -29,6 +29,7 @@ from ...io.writing import sha256_of
 from ...networks import catalog
 from ...text import english, one_line
 from ...workflow.folder import check_folder, written_whole
+from ...workflow.roles import SEGMENT_ROLES
 from ..pair import OutputOptions, PairFiles, register_pair
 from .entries import Entry
 from .table import whole
@@ -170,7 +171,9 @@ def key_of(job: Job, files: dict) -> str:
     """Hash of what decides about the results: contents, settings, weights, wanted files, version of the results."""
     pair = job.entry.pair
     contents = {role: file["sha256"] or [file["size"], file["mtime_ns"]] for role, file in files.items()}
-    parts = [_RESULTS_SINCE, contents, pair.settings.identity(), pair.guide, job.weights, asdict(job.outputs)]
+    parts = [_RESULTS_SINCE, contents, pair.settings.identity(), pair.roles["guide"], job.weights, asdict(job.outputs)]
+    changed = {name: on for name, on in pair.roles.items() if name != "guide" and on != SEGMENT_ROLES[name].default}
+    parts += [changed] if changed else []  # newer than version 0.1
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,12 +15,16 @@ from typing import Any
 
 from ...registration.settings import Settings
 from ...text import tr
+from ...workflow.roles import SEGMENT_ROLES
 from .entries import SETTING_TYPES, Entry, entries_from_rows, override_settings
 from .rows import Row, RowError, read_text_file, required_columns, roles_by_column
 
 
 def read_manifest(
-    path: str | Path, defaults: Settings, guide: bool = False, atlas: Mapping[str, str] | None = None
+    path: str | Path,
+    defaults: Settings,
+    segment_roles: Mapping[str, bool] | None = None,
+    atlas: Mapping[str, str] | None = None,
 ) -> list[Entry]:
     """Return the pairs of a CSV or JSON file, in its order. docs/cohort.md describes the file for users.
 
@@ -28,12 +32,12 @@ def read_manifest(
     ----------
     path : str or Path
         A table (comma, semicolon or tab), or JSON: a list of objects, or ``{"pairs": [...], "settings": {...}}``.
-        Columns, or names in the objects, are id, the roles of `PairFiles`, guide, and the fields of `Settings`. Paths
-        in the file start at its folder.
+        Columns, or names in the objects, are id, the roles of `PairFiles`, those of segments, and the fields of
+        `Settings`. Paths in the file start at its folder.
     defaults : Settings
         A row overrides the file's settings, and these override `defaults`.
-    guide : bool
-        Whether segments guide the pairs that do not say.
+    segment_roles : mapping, optional
+        Roles of the segments that are switched on or off in the pairs that do not say.
     atlas : mapping, optional
         Files of the atlas by role. With one, the columns image, segmentation, landmarks and mask name the files of the
         other side.
@@ -48,12 +52,12 @@ def read_manifest(
     folder = os.path.abspath(path.parent)
     roles = roles_by_column(atlas)
     read = _json_rows if path.suffix.lower() == ".json" else _table_rows
-    rows, settings = read(text, {"id", *roles, "guide", *SETTING_TYPES}, required_columns(roles))
+    rows, settings = read(text, {"id", *roles, *SEGMENT_ROLES, *SETTING_TYPES}, required_columns(roles))
     try:
         defaults = override_settings(defaults, folder, json.dumps(settings))
     except RowError as found:
         rows = [Row(tr("the settings"), {}, found.args), *rows]
-    return entries_from_rows(str(path), rows, folder, defaults, guide, atlas)
+    return entries_from_rows(str(path), rows, folder, defaults, segment_roles, atlas)
 
 
 def _table_rows(text: str, columns: set[str], required: Sequence[str]) -> tuple[list[Row], dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ...errors import InputError
 from ...registration.settings import Settings
 from ...text import tr
+from ..options import add_roles, roles_of
 from ..pair import check_files, is_there
 from .bids import bids_entries
 from .entries import Entry, absolute_path
@@ -26,7 +27,7 @@ def add_entries(parser: argparse.ArgumentParser) -> None:
     pairs.add_argument("--from-atlas", metavar="IMAGE", help="bring this one to every image (column: image)")
     for kind in COMPANIONS:
         pairs.add_argument(f"--atlas-{kind}", metavar="FILE", help=f"{kind} of the atlas")
-    pairs.add_argument("--guide", action="store_true", help="segments of one name guide the registration")
+    add_roles(pairs)
 
 
 def entries_of(args: argparse.Namespace, defaults: Settings) -> tuple[list[Entry], list[str]]:
@@ -50,10 +51,10 @@ def entries_of(args: argparse.Namespace, defaults: Settings) -> tuple[list[Entry
         raise InputError(tr("A cohort is a manifest or a BIDS folder; give either MANIFEST or --bids DIR."))
     atlas = _atlas_of(args)
     if args.bids is None:
-        entries = read_manifest(args.manifest, defaults, args.guide, atlas)
+        entries = read_manifest(args.manifest, defaults, roles_of(args), atlas)
         notes: list[str] = []
     else:
-        entries, notes = bids_entries(args.bids, args.bids_suffix, defaults, args.guide, atlas)
+        entries, notes = bids_entries(args.bids, args.bids_suffix, defaults, roles_of(args), atlas)
     return entries, notes + _missing_files(entries)
 
 

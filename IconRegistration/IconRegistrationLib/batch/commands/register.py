@@ -15,7 +15,8 @@ from ...io.segmentations import SEGMENTATION_FORMATS
 from ...io.transforms import TRANSFORM_FORMATS
 from ...workflow.folder import check_folder, output_folder
 from ...workflow.outputs import files_in
-from ..options import add_outputs, add_settings, outputs_of, settings_of
+from ...workflow.roles import complete_roles
+from ..options import add_outputs, add_roles, add_settings, outputs_of, roles_of, settings_of
 from ..outputs import list_files
 from ..pair import ROLES, PairFiles, check_files, check_settings, compute_pair, read_inputs, register_pair
 from ..progress import ProgressPrinter
@@ -35,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         images.add_argument(f"--{side}-segmentation", metavar="FILE", help=f"{segmentations} or a label map")
         images.add_argument(f"--{side}-mask", metavar="FILE", help="only voxels that are not 0 in it count")
     images.add_argument("--landmarks", nargs=2, metavar=("FIXED", "MOVING"), help=listed(suffixes_of(LANDMARK_FORMATS)))
-    images.add_argument("--guide", action="store_true", help="segments of one name guide the registration")
+    add_roles(images)
     images.add_argument("--initial", metavar="TRANSFORM", help="linear, fixed -> moving, as ITK writes it: the start")
     images.add_argument("--region", metavar="MASK", help="register only within the box of what is not 0 in it")
     add_settings(parser)
@@ -52,7 +53,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def pair_of(args: argparse.Namespace) -> PairFiles:
     """What the options say is to be registered."""
     args.fixed_landmarks, args.moving_landmarks = args.landmarks or (None, None)
-    return PairFiles(**{role: getattr(args, role) for role in ROLES}, guide=args.guide, settings=settings_of(args))
+    files = {role: getattr(args, role) for role in ROLES}
+    return PairFiles(**files, roles=complete_roles(roles_of(args)), settings=settings_of(args))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,0 +1,43 @@
+"""A role of the segments and a verdict, each added in one place, from the panel; the command is in Testing/headless."""
+
+import json
+
+from extended import WORKFLOW, extend, run_extended
+
+PANEL = """
+import json, sys
+from pathlib import Path
+import pytest, slicerharness
+slicerharness.install()
+import panel
+panel.MODULE = Path(sys.argv[1]) / "IconRegistration.py"
+opened = panel.Panel(pytest.MonkeyPatch(), Path(sys.argv[1]).parent)
+opened.choose_phantom("fixedVolume", "movingVolume", "movingSegmentation")
+box = opened.ui.ignoreCheckBox
+box.click()
+opened.apply()
+sent = opened.worker.inputs
+opened.worker.finish()
+table = opened.ui.trustTable
+seen = {
+    "box": [box.text, box.toolTip, box.checked],
+    "outside": sent.moving_mask is not None and bool(sent.moving_mask.array.any()),
+    "fixed": sent.fixed_mask is None,
+    "measures": [table.item(row, 0).text() for row in range(table.rowCount)],
+    "errors": list(map(str, slicerharness.errors)),
+}
+opened.close()
+print(json.dumps(seen), flush=True)
+"""
+
+
+def test_the_panel_offers_the_role_and_shows_the_verdict(tmp_path):
+    copy = extend(tmp_path, WORKFLOW)
+    run = run_extended(copy, "-c", PANEL, copy)
+    assert run.returncode == 0, run.stderr
+    seen = json.loads(run.stdout.splitlines()[-1])
+    assert seen["box"] == ["ignore", "What lies inside the segments does not count.", True]
+    assert seen["outside"]
+    assert seen["fixed"]
+    assert "Displacement" in seen["measures"]
+    assert not seen["errors"]
