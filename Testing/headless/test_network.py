@@ -6,8 +6,15 @@ import torch
 
 from IconRegistrationLib.errors import Cancelled, DeviceMemoryError, InputError
 from IconRegistrationLib.networks.devices import choose_device, memory_guard
-from IconRegistrationLib.networks.inference import InferenceNetwork, _Filtered, choose_precision, predict_maps
-from IconRegistrationLib.networks.unet import DOWN_CHANNELS, UP_CHANNELS, GradICON, compose, identity_points, sample_at
+from IconRegistrationLib.networks.inference import InferenceNetwork, MinimalFiltering, choose_precision, predict_maps
+from IconRegistrationLib.networks.unet import (
+    DOWN_CHANNELS,
+    UP_CHANNELS,
+    GradICON,
+    compose_displacements,
+    identity_points,
+    sample_at,
+)
 
 #: A cascade of the same kind with fewer levels and channels, for what need not be run at full size.
 COMPACT = {"down": (2, 6, 10, 14), "up": (6, 8, 12)}
@@ -113,7 +120,7 @@ def test_forward_is_the_same_and_differentiable():
     expected.square().sum().backward()
     for save_memory in (False, True):
         ours = ours_with_weights_of(theirs, shape, **COMPACT)
-        phi = compose(ours(moving, fixed, save_memory))
+        phi = compose_displacements(ours(moving, fixed, save_memory))
         assert voxels_apart(phi.detach(), expected.detach()) < 1e-3
         phi.square().sum().backward()
         gradients = dict(theirs.regis_net.named_parameters())
@@ -150,7 +157,7 @@ def test_a_filtered_convolution_is_the_convolution(planes):
     x, weight, bias = (
         torch.randn(*shape, generator=draw) for shape in ((1, 6, planes + 2, 7, 9), (5, 6, 3, 3, 3), (5,))
     )
-    found = _Filtered(weight, bias)(x.contiguous(memory_format=torch.channels_last_3d))
+    found = MinimalFiltering(weight, bias)(x.contiguous(memory_format=torch.channels_last_3d))
     expected = torch.conv3d(x.double(), weight.double(), bias.double())
     assert found.is_contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)  # of values of about 13

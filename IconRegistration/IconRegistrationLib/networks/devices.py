@@ -8,40 +8,72 @@ from contextlib import contextmanager
 import torch
 
 from ..errors import DeviceMemoryError, InputError
+from ..text import tr
 from .inference import predict_maps
 from .unet import GradICON
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The torch device of a setting: "auto" (CUDA, else Apple's GPU where it can run the network, else the CPU),
-    "cpu", "cuda", "cuda:N" or "mps". Raises InputError with the remedy if it is not there."""
+    """Return the torch device of a setting.
+
+    Parameters
+    ----------
+    name : str
+        "auto" (CUDA, else Apple's GPU where it can run the network, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises
+    ------
+    InputError
+        With the remedy, for a device that does not exist or cannot run the network.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() and _runs_network("mps") else "cpu")
     try:
-        device = torch.device(name)
+        device: torch.device | None = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"No device is called {name!r}; choose auto, cpu, cuda, cuda:N or mps.")
+        raise InputError(tr("No device is called {name}; choose auto, cpu, cuda, cuda:N or mps.", name=repr(name)))
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise InputError(
-                f"Device {name!r} was asked for but this PyTorch ({torch.__version__}) sees no CUDA GPU; choose auto "
-                "or cpu, or install a CUDA build of PyTorch and the NVIDIA driver."
+                tr(
+                    "Device {name} was asked for but this PyTorch ({version}) sees no CUDA GPU; choose auto or cpu, or "
+                    "install a CUDA build of PyTorch and the NVIDIA driver.",
+                    name=repr(name),
+                    version=str(torch.__version__),
+                )
             )
         if device.index is not None and device.index >= count:
-            raise InputError(f"Device {name!r} does not exist; this machine has cuda:0 to cuda:{count - 1}.")
+            raise InputError(
+                tr(
+                    "Device {name} does not exist; this machine has cuda:0 to cuda:{last}.",
+                    name=repr(name),
+                    last=count - 1,
+                )
+            )
     if device.type == "mps":
         if not torch.backends.mps.is_available():
             raise InputError(
-                f"Device {name!r} needs an Apple GPU and a PyTorch with Metal support; choose auto or cpu."
+                tr(
+                    "Device {name} needs an Apple GPU and a PyTorch with Metal support; choose auto or cpu.",
+                    name=repr(name),
+                )
             )
         if not _runs_network("mps"):
             raise InputError(
-                f"PyTorch {torch.__version__} lacks 3D operations on Apple's GPU (mps); choose cpu or a newer PyTorch."
+                tr(
+                    "PyTorch {version} lacks 3D operations on Apple's GPU (mps); choose cpu or a newer PyTorch.",
+                    version=str(torch.__version__),
+                )
             )
     return device
 
@@ -58,7 +90,15 @@ def _runs_network(device: str) -> bool:
 
 @contextmanager
 def memory_guard(device: torch.device, remedy: str) -> Iterator[None]:
-    """Turns "out of memory" of the device or the host into one DeviceMemoryError that ends with `remedy`."""
+    """Turn "out of memory" of the device or the host into one DeviceMemoryError.
+
+    Parameters
+    ----------
+    device : torch.device
+        What computes within the block.
+    remedy : str
+        What to choose instead: how the sentence ends.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -68,9 +108,17 @@ def memory_guard(device: torch.device, remedy: str) -> Iterator[None]:
             phrase in words for phrase in ("out of memory", "can't allocate memory", "not enough memory")
         ):
             raise
-        message = f"{device} ran out of memory"
-        if torch.device(device).type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
-            message += f" ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
-            torch.cuda.empty_cache()
-        raise DeviceMemoryError(f"{message}; {remedy}.") from None
+        if torch.device(device).type != "cuda":
+            sentence = tr("{device} ran out of memory; {remedy}.", device=str(device), remedy=remedy)
+            raise DeviceMemoryError(sentence) from None
+        free, total = torch.cuda.mem_get_info(device)
+        torch.cuda.empty_cache()
+        raise DeviceMemoryError(
+            tr(
+                "{device} ran out of memory ({free:.1f} of {total:.1f} GiB free); {remedy}.",
+                device=str(device),
+                free=free / 2**30,
+                total=total / 2**30,
+                remedy=remedy,
+            )
+        ) from None
