@@ -10,12 +10,12 @@ import textwrap
 import time
 from pathlib import Path
 
+import phantoms
 import pytest
 import slicer
 from slicerharness import process_until, settle
 from waiting import PATIENCE
 
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.text import set_translator
 from IconRegistrationLib.ui import process
@@ -575,7 +575,7 @@ def test_the_real_worker_registers(told, tmp_path):
     """A small phantom through folders and pipes; then the child ends when it is told to."""
     pytest.importorskip("torch", reason="needs torch")
     pytest.importorskip("SimpleITK", reason="needs SimpleITK")
-    phantom = make_phantom(size=32)
+    phantom = phantoms.phantom(32)
     inputs = Inputs(phantom.fixed, phantom.moving, None, phantom.moving_segmentation)
     worker = WorkerProcess(python_command(""), worker_environment(own_python=True), told.callbacks)
     set_translator(lambda context, template: f"<{context}: {template}>")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import phantoms
 import pytest
 import slicer
 
@@ -69,7 +70,7 @@ def test_the_phantom_is_six_nodes_and_always_the_same(nodes, scene):
 
 
 def test_the_phantom_lies_where_it_was_computed(nodes):
-    phantom = make_phantom(size=32)
+    phantom = phantoms.phantom(32)
     for node, image in zip(nodes[:2], (phantom.fixed, phantom.moving), strict=True):
         there = image_from_node(node)
         assert there.grid.shape == image.grid.shape

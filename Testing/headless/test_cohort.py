@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import phantoms
 import pytest
 import SimpleITK
 import waiting
@@ -28,7 +29,6 @@ from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.cohort.tally import Tally
 from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.batch.pair import PairFiles
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import read_image, write_image
 from IconRegistrationLib.registration.settings import Settings
@@ -165,7 +165,7 @@ def hidden(folder):
 def a_manifest(tmp_path_factory):
     """Three pairs of one phantom; the files of the last are not there."""
     folder = tmp_path_factory.mktemp("manifest")
-    phantom = make_phantom(size=28)
+    phantom = phantoms.phantom(28)
     outputs.write_inputs(folder, phantom.inputs)
     with open(folder / "pairs.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -641,7 +641,7 @@ def test_an_input_is_all_of_its_files(tmp_path):
 
 def test_a_nifti_that_was_cut_short_is_noticed(tmp_path, monkeypatch):
     """ITK itself says nothing on a full disk: what it wrote is cut here."""
-    image, whole = make_phantom(size=28).fixed, SimpleITK.WriteImage
+    image, whole = phantoms.phantom(28).fixed, SimpleITK.WriteImage
 
     def write():
         with output_folder(tmp_path / "out") as partial:

@@ -8,12 +8,12 @@ from pathlib import Path
 import itk
 import numpy as np
 import pytest
+from phantoms import phantom
 
 from IconRegistrationLib.batch import commands, outputs
 from IconRegistrationLib.batch.command import build_parser, main
 from IconRegistrationLib.batch.commands import find_commands
 from IconRegistrationLib.batch.options import help_of, option_of, settings_of
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.io.images import write_image
 from IconRegistrationLib.networks.cards import shipped_cards
@@ -24,7 +24,7 @@ from IconRegistrationLib.workflow.folder import output_folder
 
 @pytest.fixture(scope="module")
 def a_phantom():
-    return make_phantom(size=28)
+    return phantom(28)
 
 
 @pytest.fixture

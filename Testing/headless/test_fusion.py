@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import phantoms
 import pytest
 
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.quality import fusion
 from IconRegistrationLib.spatial.displacement import DisplacementField
@@ -144,7 +144,7 @@ def mean_dice(segmentation, truth):
 
 @pytest.mark.parametrize(("errors", "gain"), [((2, 2, 2), 0.0), ((2, 12, 12), 0.03), ((2, 2, 25), 0.0)])
 def test_local_weights_are_never_worse_and_forgive_bad_atlases(errors, gain):
-    phantom = make_phantom(size=40)
+    phantom = phantoms.phantom(40)
     images, segmentations = zip(*[pushed(phantom, error, seed) for seed, error in enumerate(errors)], strict=True)
     truth = phantom.fixed_segmentation
     majority = mean_dice(fusion.fuse(segmentations).segmentation, truth)

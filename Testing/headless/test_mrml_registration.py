@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import phantoms
 import pytest
 from grids import places
 
@@ -13,7 +14,6 @@ from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 
-from IconRegistrationLib.demo.phantom import make_phantom  # noqa: E402
 from IconRegistrationLib.mrml import markups, segmentations, transforms, volumes  # noqa: E402
 from IconRegistrationLib.mrml.registration import (  # noqa: E402
     PROVENANCE_ATTRIBUTE,
@@ -277,7 +277,7 @@ def test_the_fine_grid_follows_the_moving_voxels_through_rotation_and_scale():
 
 def test_a_real_registration_of_a_phantom(scene):
 
-    phantom = make_phantom(size=48)
+    phantom = phantoms.phantom(48)
     fixed = volumes.node_from_image(scene, phantom.fixed, "inhale")
     moving = volumes.node_from_image(scene, phantom.moving, "exhale")
     organs = segmentations.node_from_segmentation(scene, phantom.moving_segmentation, "organs", reference=moving)
@@ -340,7 +340,7 @@ def test_only_the_chosen_segments_take_part(scene, a_stand_in):
 
 def test_a_result_says_how_it_was_made_after_saving_and_loading(scene, tmp_path):
     """The real thing: the request is whole again, and the outputs are found, so that a run can be repeated."""
-    phantom = make_phantom(size=32)
+    phantom = phantoms.phantom(32)
     fixed = volumes.node_from_image(scene, phantom.fixed, "fixed")
     moving = volumes.node_from_image(scene, phantom.moving, "moving")
     organs = segmentations.node_from_segmentation(scene, phantom.moving_segmentation, "organs")

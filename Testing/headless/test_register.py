@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import numpy as np
+import phantoms
 import pytest
 import torch
 
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import Cancelled, InputError
 from IconRegistrationLib.networks.cards import ModelCard
 from IconRegistrationLib.networks.inference import predict_maps
@@ -23,7 +23,7 @@ QUICK = Settings(spacing=9.0, align="centre", steps=25, device="cpu")
 
 @pytest.fixture(scope="module")
 def a_phantom():
-    return make_phantom(size=48)
+    return phantoms.phantom(48)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_same_call_gives_the_same_numbers(a_phantom, a_registration):
 
 
 def test_different_contrasts_are_noticed():
-    phantom = make_phantom(size=48, modality="ct-mr")
+    phantom = phantoms.phantom(48, "ct-mr")
     registration = register(phantom.fixed, phantom.moving, QUICK)
     assert registration.provenance["fixed"]["modality"] == "ct"
     assert registration.provenance["moving"]["modality"] == "mri"
@@ -75,7 +75,7 @@ def test_different_contrasts_are_noticed():
 @pytest.mark.parametrize(("modality", "similarity"), [("mr", "lncc2"), ("ct-mr", "mind")])
 def test_one_contrast_is_recognised_from_far(modality, similarity):
     """20 mm beside its place an image agrees with itself no more than another contrast does; 0.69 was measured."""
-    phantom = make_phantom(3, 48, modality)
+    phantom = phantoms.phantom(48, modality, seed=3)
     start = phantom.moving_pose @ np.linalg.inv(phantom.fixed_pose)
     start[:3, 3] += np.array([20, -20, 20]) / np.sqrt(3)
     settings = Settings(align="none", device="cpu", steps=1)

@@ -14,13 +14,13 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import phantoms
 import pytest
 import torch
 from test_catalog import Publisher
 from test_exchange import assert_same, some_results
 from waiting import PATIENCE
 
-from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import DeviceMemoryError, InputError
 from IconRegistrationLib.networks import catalog
 from IconRegistrationLib.networks.unet import GradICON
@@ -148,7 +148,7 @@ def a_thread(**options):
 
 @pytest.fixture(scope="module")
 def some_inputs():
-    phantom = make_phantom(size=32)
+    phantom = phantoms.phantom(32)
     return dataclasses.replace(
         phantom.inputs,
         fixed=dataclasses.replace(phantom.fixed, name=PATIENT),
