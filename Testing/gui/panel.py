@@ -18,6 +18,7 @@ import slicer
 from phantoms import phantom
 from slicerharness import load_module, pick, settle
 
+from IconRegistrationLib.mrml.registration import outputs_of
 from IconRegistrationLib.mrml.scene import nodes_of_class
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import samples
@@ -31,6 +32,16 @@ ROLES = (
     *("fixedVolume", "movingVolume", "fixedSegmentation", "movingSegmentation"),
     *("fixedLandmarks", "movingLandmarks"),
 )
+VOLUMES = ("fixedVolume", "movingVolume")
+MADE = ("forward", "backward", "warped_volume", "warped_segmentation", "warped_landmarks", "jacobian", "distrust")
+#: Kind of failure -> what the worker says of it.
+ENDS = {
+    "memory": "This machine ran out of memory; crop or resample the images, run fewer at a time, or use a larger one.",
+    "input": "Phantom inhale is constant: every voxel is 0. Choose a volume with content.",
+    "worker": "The worker ended by a crash (SIGSEGV) in the middle of its work; try again, or choose another device.",
+    "unexpected": "Unexpected ValueError: 1.",
+    "cancelled": "Cancelled; nothing was changed.",
+}
 
 
 def add_phantom(monkeypatch) -> dict:
@@ -254,3 +265,32 @@ def _state(node) -> tuple:
 def ids(scene) -> list[str]:
     """Identifiers of the nodes that a file of the scene would hold: not those that come and go as a result is shown."""
     return [node.GetID() for node in nodes_of_class(scene, "vtkMRMLNode") if node.GetSaveWithScene()]
+
+
+def made_by(panel) -> dict:
+    """The nodes of the result that is chosen, by the field of ResultNodes."""
+    outputs = outputs_of(panel.parameters.result)
+    return {name: getattr(outputs, name) for name in MADE if getattr(outputs, name) is not None}
+
+
+def trust_rows(panel) -> int:
+    """Number of lines of the trust card."""
+    return panel.ui.trustTable.rowCount
+
+
+def is_ready(panel) -> bool:
+    """The panel waits for the next click, with two volumes chosen."""
+    settle()
+    ui = panel.ui
+    return (
+        not panel.busy
+        and ui.applyButton.enabled
+        and ui.applyButton.text == "Apply"
+        and not ui.progressBar.isVisibleTo(panel.page)
+        and not list(panel.folder.glob("IconRegistration-*"))
+    )
+
+
+def grids(scene) -> list:
+    """Grid transform nodes that a file of the scene would hold."""
+    return [node for node in nodes_of_class(scene, "vtkMRMLGridTransformNode") if node.GetSaveWithScene()]

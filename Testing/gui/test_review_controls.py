@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from panel import Panel
+from reviewed import Reviewed
 from slicerharness import settle
-from test_panel_review import Reviewed
 
 from IconRegistrationLib.ui import review_controls
 from IconRegistrationLib.ui.reviewing import BUTTONS, view_of

@@ -8,8 +8,8 @@ import pytest
 import slicer
 from panel import ROLES, Panel
 from PySide6 import QtCore, QtWidgets
+from reviewed import results
 from slicerharness import settle
-from test_panel_review import results
 
 from IconRegistrationLib import text
 from IconRegistrationLib.mrml.registration import nodes_from_results
