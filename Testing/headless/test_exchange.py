@@ -25,6 +25,7 @@ from IconRegistrationLib.registration.result import Registration
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.spatial.displacement import DisplacementField
 from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
+from IconRegistrationLib.text import Sentence, tr
 from IconRegistrationLib.worker import exchange
 from IconRegistrationLib.workflow.results import Inputs, Results
 
@@ -64,7 +65,7 @@ def a_report() -> Report:
         (SegmentQuality("Leber", change, Change(math.inf, 2.0), 1.0, 2.0, math.nan),),
         (LandmarkQuality("Spitze", change),),
         Deformation(Folding(3, 1e-3, -0.5, (1.0, 2.0, 3.0)), 0.25, spread, spread),
-        (Verdict("Folding", 1e-3, "red", "0.1 % der Punkte"),),
+        (Verdict("Folding", 1e-3, "red", tr("{share:.1f} % of the points", share=0.1)),),
         {"seconds": {"total": 1.5}, "fixed": {"shape": [3, 4, 5], "name": NAME}, "none": None},
     )
 
@@ -97,7 +98,9 @@ def some_results() -> Results:
 def assert_same(there, here):
     """Of one type and equal to the last bit, all the way down; NaN equals NaN and -0.0 is not 0.0."""
     assert type(there) is type(here)
-    if isinstance(here, np.ndarray):
+    if isinstance(here, Sentence):
+        assert (there.template, there.values, there.context) == (here.template, here.values, here.context)
+    elif isinstance(here, np.ndarray):
         assert there.dtype == here.dtype
         assert there.dtype.byteorder == here.dtype.byteorder
         assert there.shape == here.shape

@@ -136,7 +136,7 @@ def _download_rest(card: ModelCard, target: Path, part: Path, progress: ByteProg
 
 
 def _read(response) -> bytes:
-    """The next piece, what there is of it if the connection breaks, b"" at the end."""
+    """Return the next piece, what came of it if the connection breaks, b"" at the end."""
     try:
         return response.read(_CHUNK)
     except http.client.IncompleteRead as error:

@@ -1,4 +1,4 @@
-"""Values through a folder, so that two processes can share them: the window's and the one that computes.
+"""Exchange values with another process through a folder: the window's process and the one that computes.
 
 Arrays are .npy files, which the reader may map instead of reading; everything else is one JSON index, written last: a
 folder without it is not whole. What is read equals what was written, to the bit, in type, shape and byte order.
@@ -11,6 +11,7 @@ import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ..registration.result import Registration
 from ..registration.settings import Settings
 from ..spatial.displacement import DisplacementField
 from ..spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
-from ..text import Sentence
+from ..text import Sentence, one_line, tr
 from ..workflow.results import Inputs, Results
 
 INDEX = "index.json"
@@ -43,32 +44,41 @@ _KINDS = {
 }
 
 
-def write_inputs(folder, inputs: Inputs) -> None:
-    """What a registration needs, for `read_inputs` of another process. Raises InputError as `write`."""
+def write_inputs(folder: str | Path, inputs: Inputs) -> None:
+    """Write what a registration needs, for `read_inputs` of another process. Raises InputError as `write`."""
     write(folder, inputs=inputs)
 
 
-def read_inputs(folder) -> Inputs:
-    """What `write_inputs` wrote; the arrays are read-only and mapped: their files must stay while they are used."""
+def read_inputs(folder: str | Path) -> Inputs:
+    """Read what `write_inputs` wrote; the arrays are read-only and mapped: their files must stay meanwhile."""
     return read(folder, mapped=True)["inputs"]
 
 
-def write_results(folder, results: Results) -> None:
-    """What a registration gave, but its phi_AB and phi_BA: nobody needs them beside the fields. Raises InputError."""
+def write_results(folder: str | Path, results: Results) -> None:
+    """Write what a registration gave, without phi_AB and phi_BA, which the fields replace. Raises InputError."""
     registration = replace(results.registration, phi_AB=None, phi_BA=None)
     write(folder, results=replace(results, registration=registration))
 
 
-def read_results(folder) -> Results:
-    """What `write_results` wrote, in memory: the folder may be deleted at once (Windows deletes no mapped file)."""
+def read_results(folder: str | Path) -> Results:
+    """Read what `write_results` wrote into memory: the folder may be deleted then (Windows deletes no mapped file)."""
     return read(folder)["results"]
 
 
-def write(folder, **values) -> None:
-    """`values` by name: Image, Segmentation, Landmarks, Grid, DisplacementField, Inputs, Results, arrays or None.
+def write(folder: str | Path, **values: Any) -> None:
+    """Write values by name.
 
-    folder: is made if it is not there; what was written to it before is replaced.
-    Raises InputError where the disk is full or read-only.
+    Parameters
+    ----------
+    folder : str or Path
+        Is made if it does not exist; what was written to it before is replaced.
+    **values
+        Image, Segmentation, Landmarks, Grid, DisplacementField, Inputs, Results, arrays or None.
+
+    Raises
+    ------
+    InputError
+        Where the disk is full or read-only.
     """
     folder = Path(folder)
     arrays: list[np.ndarray] = []
@@ -83,31 +93,47 @@ def write(folder, **values) -> None:
     except OSError as error:
         megabytes = sum(array.nbytes for array in arrays) / 1e6
         raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); free about {megabytes:.0f} MB there or choose "
-            "another folder for temporary files."
+            tr(
+                "{folder} cannot be written ({reason}); free about {megabytes:.0f} MB there or choose another folder "
+                "for temporary files.",
+                folder=folder,
+                reason=error.strerror or str(error),
+                megabytes=megabytes,
+            )
         ) from None
 
 
-def read(folder, *, mapped: bool = False) -> dict:
-    """The values by name that `write` put into a folder.
+def read(folder: str | Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read the values that `write` put into a folder, by name.
 
-    mapped: arrays stay in their files, read-only, and come into memory as they are looked at.
-    Raises InputError where something is missing or damaged.
+    Parameters
+    ----------
+    folder : str or Path
+        As of `write`.
+    mapped : bool
+        Whether arrays stay in their files, read-only, and come into memory as they are read.
+
+    Raises
+    ------
+    InputError
+        Where something is missing or damaged.
     """
     folder = Path(folder)
     try:
         index = json.loads((folder / INDEX).read_text(encoding="ascii"))
         return {name: _value(plain, folder, mapped) for name, plain in index.items()}
     except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"{folder} holds no complete exchange ({reason}); write it again.") from error
+        reason = one_line(str(error)).rstrip(".")
+        raise InputError(
+            tr("{folder} holds no complete exchange ({reason}); write it again.", folder=folder, reason=reason)
+        ) from error
 
 
 # In the index lists, strings, numbers, booleans and None stand for themselves; an object has one key, its kind.
 
 
 def _plain(value, arrays: list[np.ndarray]):
-    """`value` as JSON has it; its arrays are appended to `arrays` and stand in it as their places in that list."""
+    """Return `value` as JSON has it; its arrays are appended to `arrays` and stand in it as their index there."""
     if isinstance(value, Sentence):
         return {"Sentence": value.to_plain()}
     if isinstance(value, Report):
@@ -128,7 +154,7 @@ def _plain(value, arrays: list[np.ndarray]):
 
 
 def _value(plain, folder: Path, mapped: bool):
-    """The inverse of `_plain`."""
+    """Make the value that `_plain` was given."""
     if isinstance(plain, list):
         return [_value(item, folder, mapped) for item in plain]
     if not isinstance(plain, dict):

@@ -259,6 +259,7 @@ class ProgressSender:
         self._time = 0.0
 
     def __call__(self, stage: str, fraction: float, **more: int) -> None:
+        """Send stage and fraction of the request, and `more` beside them; raises Cancelled."""
         self.check()
         now = time.monotonic()
         if stage == self._stage and now - self._time < _SECONDS_BETWEEN_PROGRESS:

@@ -71,9 +71,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, *, compute: Callable | None = N
         sentence = plain_sentence(_dependency_sentence(error))
         writer.send(failed={"kind": "dependency", "message": sentence, "details": traceback.format_exc()})
         return NO_DEPENDENCIES
-    if compute is None:
-        from ..workflow.pipeline import compute
-    handler = _RequestHandler(writer, compute)
+    handler = _RequestHandler(writer, compute or _pipeline())
     writer.send(ready=ready)
     for request in reader.requests():
         with signs_of_life(writer, request):
@@ -126,14 +124,15 @@ class _RequestHandler:
                 keep_freed_memory(training=settings.refinement == "network")
                 return self._compute(inputs, settings, **options, progress=progress, load=self._models.load)
 
-            results, notes = None, []
+            results: Any = None
+            plan, notes = None, []
             try:
                 results = run(settings)
             except DeviceMemoryError:
                 plan = _cheaper(settings)
                 if plan is None:
                     raise
-            if results is None:  # out of the handler, whose exception holds what filled the memory
+            if plan is not None:  # out of the handler, whose exception holds what filled the memory
                 settings, sentence = plan
                 notes.append(plain_sentence(sentence))
                 self._replies.send(id=request.id, note=plain_sentence(sentence))
@@ -178,6 +177,12 @@ class _RequestHandler:
     def _release(self, request: Request, progress: ProgressSender) -> dict[str, Any]:
         self._models.release()
         return {}
+
+
+def _pipeline() -> Callable:
+    from ..workflow.pipeline import compute
+
+    return compute
 
 
 def _options(values: dict[str, Any]) -> dict[str, bool]:
