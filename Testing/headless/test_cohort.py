@@ -507,7 +507,7 @@ def test_a_signal_that_comes_in_a_finalizer_is_not_lost(a_study):
 def test_a_second_driver_refuses(a_study, a_driver):
     study = a_study(**{f"p{n:02}": "wait" if n else "" for n in range(30)})
     a_driver(study)
-    with pytest.raises(InputError, match="Another run is at work on"):
+    with pytest.raises(InputError, match="Another run is using"):
         study.run()
 
 

@@ -1,4 +1,4 @@
-"""The Dask cluster on which a cohort runs: one of this computer's own, or one that is there."""
+"""Start a Dask cluster on this computer for a cohort, or connect to an existing one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 from ...machine import physical_memory
 from ...registration.settings import Settings
+from ...text import tr
 
 if TYPE_CHECKING:
     from distributed import Client, SpecCluster
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
 
 #: Share of the memory that the workers may fill together; the rest is the driver's and the system's.
 _USABLE = 0.8
-#: Of how many of the largest pairs the headers are read.
-_LOOKED_AT = 5
-#: What a pair is taken to need whose headers cannot be read, bytes: one of 256^3 voxels each.
+#: Number of the largest pairs whose headers are read.
+_SAMPLED_PAIRS = 5
+#: Bytes that a pair with unreadable headers is assumed to need: that of two images of 256^3 voxels.
 _USUAL_BYTES = 3 << 30
-#: A pair hangs after this many times what it is expected to take, and after this many minutes at least.
+#: A pair counts as hanging after this multiple of its expected time, but not before this many minutes.
 _PATIENCE, _LEAST_MINUTES = 10, 30.0
 #: How long a scheduler on another computer is waited for.
 _CONNECT = "20s"
-#: Environment variables that say how many threads a library starts.
+#: Environment variables with the number of threads that a library starts.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-#: Of the cluster on this computer. Logs of bounded length: the scheduler lives in the driver. Nothing watches what the
-#: threads do, nothing moves pairs between workers.
+#: Configuration of the cluster on this computer. Logs have a bounded length, as the scheduler lives in the driver; no
+#: profiling, and no moving of pairs between workers.
 _CONFIG = {
     "distributed.admin.low-level-log-length": 1000,
     "distributed.worker.profile.enabled": False,
@@ -46,34 +47,51 @@ _CONFIG = {
     "distributed.comm.timeouts.connect": "30s",
     "distributed.worker.http.routes": ["distributed.http.health"],
 }
-#: Pages about all that goes on, if Dask cannot draw its dashboard.
+#: Without Dask's dashboard no pages are served.
 _NO_PAGES = {"distributed.scheduler.http.routes": ["distributed.http.health"]}
 
 
 class ClusterError(Exception):
-    """The cluster is gone, or did not come. One sentence."""
+    """The cluster was lost or could not be reached. One sentence."""
 
 
 class WorkersGone(ClusterError):
-    """The workers of this computer did not come, or not back: others may."""
+    """The workers of this computer did not start, or did not return after they died. New ones can be started."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What the most demanding pair needs at its peak. seconds: on two cores, None where unknown (a GPU)."""
+    """Needs of the most demanding pair.
+
+    Attributes
+    ----------
+    memory : int
+        Bytes at its peak.
+    seconds : float or None
+        Expected time on two cores; None if unknown (a GPU).
+    """
 
     memory: int
     seconds: float | None
 
     @property
     def minutes_to_hang(self) -> float:
-        """After which a pair counts as hanging."""
+        """Minutes after which a pair counts as hanging."""
         return max(_LEAST_MINUTES, _PATIENCE * (self.seconds or 0) / 60)
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How many on this computer, threads of each, and the GPU of each (names for CUDA), if they have one."""
+    """Worker processes on this computer.
+
+    Attributes
+    ----------
+    count : int
+    threads : int
+        Threads of each.
+    gpus : tuple of str
+        CUDA's name of the GPU of each; empty without GPUs.
+    """
 
     count: int
     threads: int
@@ -84,15 +102,17 @@ class Workers:
 
 
 def demand_of(entries: Sequence[Entry]) -> Demand:
-    """By the headers of the largest files, for every kind of settings."""
+    """Return the needs of the most demanding pair, from the headers of the largest files of each kind of settings."""
     largest: dict[Settings, list[tuple[int, PairFiles]]] = {}
     for entry in entries:
         found = largest.setdefault(entry.pair.settings, [])
         found.append((_bytes_on_disk(entry.pair), entry.pair))
-        if len(found) > 2 * _LOOKED_AT:
-            found[:] = sorted(found, key=lambda item: -item[0])[:_LOOKED_AT]
+        if len(found) > 2 * _SAMPLED_PAIRS:
+            found[:] = sorted(found, key=lambda item: -item[0])[:_SAMPLED_PAIRS]
     demands = [
-        _demand(pair) for found in largest.values() for _, pair in sorted(found, key=lambda item: -item[0])[:_LOOKED_AT]
+        _demand(pair)
+        for found in largest.values()
+        for _, pair in sorted(found, key=lambda item: -item[0])[:_SAMPLED_PAIRS]
     ]
     known = [demand for demand in demands if demand is not None]
     seconds = [demand.seconds for demand in known if demand.seconds is not None]
@@ -107,7 +127,7 @@ def _bytes_on_disk(pair: PairFiles) -> int:
 
 
 def _demand(pair: PairFiles) -> Demand | None:
-    """None for a pair that will fail for what its headers say."""
+    """Return the needs of a pair; None if its headers say that it will fail."""
     import numpy as np
 
     from ...io.images import image_header
@@ -121,14 +141,24 @@ def _demand(pair: PairFiles) -> Demand | None:
         return None
     # voxels of 1 mm that take no memory, and two contrasts: the similarity that needs most
     images = [Image(np.broadcast_to(np.float32(0), shape), Grid(shape, np.eye(4)), "image") for shape in shapes]
-    flight = preflight(Inputs(*images), pair.settings, (ImageFacts("ct", None), ImageFacts("mri", None)))
-    return None if flight.memory is None else Demand(flight.memory, flight.seconds)
+    needs = preflight(Inputs(images[0], images[1]), pair.settings, (ImageFacts("ct", None), ImageFacts("mri", None)))
+    return None if needs.memory is None else Demand(needs.memory, needs.seconds)
 
 
 def workers_for(entries: Sequence[Entry], demand: Demand, wanted: int | None) -> Workers:
-    """One worker per GPU, else as many as cores and memory allow, `wanted` instead where it is given.
+    """Return one worker per GPU, or as many as cores and memory allow.
 
-    The same for the same pairs, however many of them are done: results depend on the threads in their last bits.
+    The answer is the same for the same pairs, however many of them are done: the last bits of results depend on the
+    number of threads.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        All pairs of the cohort.
+    demand : Demand
+        Needs of the most demanding one.
+    wanted : int, optional
+        This many instead.
     """
     gpus = _gpus(entries)
     cores = _cores()
@@ -139,14 +169,14 @@ def workers_for(entries: Sequence[Entry], demand: Demand, wanted: int | None) ->
 
 
 def _cores() -> int:
-    """That this process may use: affinity and control groups count."""
+    """Return how many cores this process may use; affinity and control groups count."""
     from dask.system import CPU_COUNT
 
     return CPU_COUNT
 
 
 def _gpus(entries: Sequence[Entry]) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls them; none where no pair asks for one, or a pair asks for a particular one."""
+    """Return the GPUs as CUDA_VISIBLE_DEVICES names them; none if a pair excludes them or asks for a particular one."""
     wanted = {entry.pair.settings.device for entry in entries}
     if not wanted <= {"auto", "cuda"}:
         return []
@@ -162,10 +192,15 @@ def _gpus(entries: Sequence[Entry]) -> list[str]:
 
 @contextmanager
 def local_cluster(workers: Workers) -> Iterator[Client]:
-    """A client of a cluster of processes on this computer, which ends with the block.
+    """Yield a client of a cluster of processes on this computer, which ends with the block.
 
-    It listens on 127.0.0.1 only, and to nobody without the key that it makes for itself: on a computer that several
-    people use, whoever can speak to a Dask scheduler can run code as its owner.
+    It listens on 127.0.0.1 only, and requires a key that it makes for itself: on a computer with several users, whoever
+    can connect to a Dask scheduler can run code as its owner.
+
+    Raises
+    ------
+    WorkersGone
+        If the processes do not start.
     """
     import dask
     from distributed import Client, Nanny, Scheduler, Security, SpecCluster
@@ -177,13 +212,13 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
         )
         stack.enter_context(dask.config.set(_CONFIG if has_dashboard() else _CONFIG | _NO_PAGES))
         security = Security.temporary()
-        # an address for pages too: without one they are served to everybody
+        # with an address for the pages too: without one they are served to everybody
         common = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tls", "security": security}
         scheduler = {**common, "dashboard": has_dashboard()}
         nanny = {
             **common,
-            "nthreads": 1,  # one pair at a time; the libraries' threads are another matter (_env)
-            "memory_limit": None,  # how many workers there are is decided by memory; what is beyond, the system decides
+            "nthreads": 1,  # one pair at a time; _env sets the libraries' threads
+            "memory_limit": None,  # their number already depends on memory
             "local_directory": folder,
             "dashboard": False,
             "preload": [__name__],
@@ -203,7 +238,7 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = " ".join(str(error).split())
             raise WorkersGone(
-                f"The workers could not be started ({reason}); run this again, or with fewer --workers."
+                tr("The workers could not be started ({reason}); try again, or with fewer --workers.", reason=reason)
             ) from error
         client = stack.enter_context(Client(cluster, security=security))
         try:
@@ -213,21 +248,21 @@ def local_cluster(workers: Workers) -> Iterator[Client]:
 
 
 def _env(workers: Workers, number: int) -> dict[str, str]:
-    """Read by torch, ITK and CUDA when a worker loads them, at its first pair."""
+    """Return environment variables that torch, ITK and CUDA read when a worker loads them, at its first pair."""
     threads = dict.fromkeys(_THREADS, str(workers.threads))
     return threads | ({"CUDA_VISIBLE_DEVICES": workers.gpus[number]} if workers.gpus else {})
 
 
 async def _end(cluster: SpecCluster) -> None:
-    """Without waiting for pairs that are at work."""
+    """End the workers without waiting for running pairs."""
     await asyncio.gather(*(nanny.close(timeout=1) for nanny in cluster.workers.values()), return_exceptions=True)
 
 
 def dask_setup(worker) -> None:
-    """Dask calls this in every process of `local_cluster`, before its first pair.
+    """Prepare a process of `local_cluster`; Dask calls this before its first pair.
 
-    Libraries print what they like, also of what stands in headers: nobody is to read it, least of all a log. Ctrl-C
-    reaches every process of a terminal; the driver decides what it means.
+    What libraries print is discarded, as it may quote headers. Ctrl-C reaches every process of a terminal and is
+    left to the driver.
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -237,7 +272,13 @@ def dask_setup(worker) -> None:
 
 @contextmanager
 def remote_cluster(address: str) -> Iterator[Client]:
-    """A client of a scheduler that is there. Certificates for tls:// come from Dask's configuration."""
+    """Connect to an existing scheduler. Certificates for tls:// come from Dask's configuration.
+
+    Raises
+    ------
+    InputError
+        If no scheduler answers at `address`.
+    """
     from distributed import Client
 
     with _quiet():
@@ -245,19 +286,25 @@ def remote_cluster(address: str) -> Iterator[Client]:
             client = Client(address, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"No Dask scheduler answers at {address} ({reason}); check --scheduler.") from None
+            raise InputError(
+                tr(
+                    "No Dask scheduler answers at {address} ({reason}); check --scheduler.",
+                    address=address,
+                    reason=reason,
+                )
+            ) from None
         with client:
             yield client
 
 
 def has_dashboard() -> bool:
-    """Whether what Dask's dashboard is drawn with is installed."""
+    """Return whether bokeh, which draws Dask's dashboard, is installed."""
     return importlib.util.find_spec("bokeh") is not None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's log says what the driver says in its own words, and the arguments of what went wrong."""
+    """Silence Dask's logs, which repeat what the driver says and print arguments of failed calls."""
     loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -270,7 +317,9 @@ def _quiet() -> Iterator[None]:
 
 
 def described(client: Client) -> str:
-    """Who works, and where to watch them."""
+    """Return a phrase with the number of workers and the address of the dashboard."""
     count = len(client.nthreads())
-    watch = client.dashboard_link if has_dashboard() else "no dashboard: bokeh is not installed"
-    return f"{count} worker{'' if count == 1 else 's'}; {watch}"
+    workers = tr("1 worker") if count == 1 else tr("{count} workers", count=count)
+    if not has_dashboard():
+        return tr("{workers}; no dashboard because bokeh is not installed", workers=workers)
+    return tr("{workers}; {dashboard}", workers=workers, dashboard=client.dashboard_link)

@@ -1,14 +1,14 @@
-"""`icon-registration cohort`: many pairs, on all processors and GPUs or on a cluster, as often as it takes.
+"""Run a cohort: many pairs, on all processors and GPUs of this computer or on a cluster, resumable.
 
 The folder of a cohort, DIR:
 
     DIR/pairs/<id>/         the results of a finished pair, as `register` writes them, and its row; whole or not at all
     DIR/failed/<id>.json    the row of a failed pair (job.py says what a row is)
-    DIR/cohort.csv, .html   all rows, to read
-    DIR/.cohort.lock        held while a driver is at work
+    DIR/cohort.csv, .html   all rows, for people
+    DIR/.cohort.lock        held while a driver is running
 
 The driver knows at every moment which worker has which pair: each gets one at a time, and the next when it is done.
-So a worker that dies or hangs costs its own pair only, and thousands of pairs take no more memory than two.
+So a worker that dies or hangs costs only its own pair, and thousands of pairs take no more memory than two.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...networks.catalog import checked_weights
+from ...text import english, tr
 from ...workflow.folder import FolderError, clear_remains, trouble
 from ...workflow.pace import duration
 from ..pair import OutputOptions, check_settings, register_pair
@@ -48,19 +49,14 @@ if TYPE_CHECKING:
 
 LOCK = ".cohort.lock"
 
-#: Seconds between two looks at who is there and how long it takes.
+#: Seconds between two checks of the workers and of the time that pairs take.
 _TICK = 1.0
 
-#: How often a pair whose worker died is tried; the last time alone.
+#: How often a pair whose worker died is tried; the last time with no other pair running.
 _TRIES = 3
 
-#: Seconds without any worker after which others are started: Dask gives up one that dies while it starts.
+#: Seconds without any worker after which new ones are started: Dask gives up on one that dies while it starts.
 _PATIENCE = 60.0
-
-_DIED = (
-    f"Its worker died {_TRIES} times, the last time with nothing beside it: it needs more memory than there is, or "
-    "crashes a library; crop or resample the images, then --retry-failed."
-)
 
 
 def run_cohort(
@@ -76,13 +72,42 @@ def run_cohort(
     tally: Tally | None = None,
     register: Callable = register_pair,
 ) -> Tally:
-    """Register all pairs that are not done yet into `folder`; returns how it stands then.
+    """Register all pairs that are not done yet into `folder`.
 
-    workers, scheduler: as many processes on this computer, or a Dask scheduler; None, None: as many as fit.
-    minutes: after which a pair counts as hanging; None: by its size.
-    tally: is kept up to date, for who catches what this raises.
-    register: what a worker calls for a pair, `register_pair` or what answers as it does; importable by the workers.
-    Raises InputError before work begins, FolderError or ClusterError if it cannot go on; what is done stays done.
+    Parameters
+    ----------
+    entries : sequence of Entry
+        All pairs of the cohort, finished ones too.
+    folder : Path
+        Folder of the cohort, new or unfinished.
+    outputs : OutputOptions, optional
+        Which optional files are written.
+    workers : int, optional
+        Number of processes on this computer; by default as many as fit.
+    scheduler : str, optional
+        Address of a Dask scheduler, which replaces processes on this computer.
+    retry_failed : bool
+        Run the pairs that failed before, and only those.
+    minutes : float, optional
+        After which a pair counts as hanging; by default it depends on the size of the images.
+    progress : CohortProgress, optional
+        What shows how far it is.
+    tally : Tally, optional
+        Updated in place, readable after an exception.
+    register : callable
+        What a worker calls for a pair: `register_pair`, or a function of the same signature that workers can import.
+
+    Returns
+    -------
+    Tally
+        The pairs that are done, failed and left.
+
+    Raises
+    ------
+    InputError
+        Before work begins.
+    FolderError, ClusterError
+        If it cannot go on; finished pairs stay.
     """
     _need_dask()
     tally, progress = Tally() if tally is None else tally, progress or CohortProgress()
@@ -100,11 +125,11 @@ def run_cohort(
                 demand = cluster.demand_of(entries)
                 crew = cluster.workers_for(entries, demand, workers) if scheduler is None else None
                 seconds = 60 * (minutes or demand.minutes_to_hang)
-                signals.note()
+                signals.defer()
                 for more in range(_TRIES - 1, -1, -1):
-                    opened = cluster.remote_cluster(scheduler) if crew is None else cluster.local_cluster(crew)
+                    opened = cluster.remote_cluster(scheduler or "") if crew is None else cluster.local_cluster(crew)
                     patience = math.inf if crew is None else _PATIENCE
-                    driver = _Driver(seconds, patience, tally, progress, signals.obey)
+                    driver = _Driver(seconds, patience, tally, progress, signals.raise_if_stopped)
                     try:
                         with opened as client:
                             driver.run(client, [job for job in todo if job.entry.id in tally.left])
@@ -113,7 +138,7 @@ def run_cohort(
                         if not more:
                             raise
                         progress.close()
-                        progress.say(f"{gone} Others are started.")
+                        progress.say(tr("{problem} New ones are started.", problem=gone.args[0]))
         finally:
             _count_late_results(todo, tally)
             clear_remains(folder / "pairs")
@@ -121,41 +146,61 @@ def run_cohort(
     return tally
 
 
+def _worker_died() -> str:
+    return tr(
+        "Its worker died {count} times, the last time with no other pair running: it needs more memory than this "
+        "computer has, or crashes a library; crop or resample the images, then use --retry-failed.",
+        count=_TRIES,
+    )
+
+
 def _need_dask() -> None:
     missing = [name for name in ("dask", "distributed", "cryptography") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f'A cohort needs {" and ".join(missing)}; pip install "slicer-icon-registration[cohort]" brings all of it.'
+            tr(
+                "A cohort needs packages that are not installed: {packages}; run pip install "
+                '"slicer-icon-registration[cohort]".',
+                packages=", ".join(missing),
+            )
         )
 
 
 def _cohort_folder(path: Path) -> Path:
-    """The absolute path of a folder that is a cohort's, new or begun; InputError otherwise."""
+    """Return the absolute path of a cohort's folder, new or unfinished; InputError for any other."""
     path = Path(path).expanduser().resolve()
     if path.is_dir() and not (path / "pairs").is_dir() and any(path.iterdir()):
-        raise InputError(f"The folder {path} is not empty and holds no cohort; choose another --out.")
+        raise InputError(tr("The folder {folder} is not empty and holds no cohort; choose another --out.", folder=path))
     try:
         for name in ("pairs", "failed"):
             (path / name).mkdir(parents=path.parent.is_dir(), exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder {path} cannot be made ({error.strerror}); choose another --out.") from None
+        reason = error.strerror
+        raise InputError(
+            tr("The folder {folder} cannot be created ({reason}); choose another --out.", folder=path, reason=reason)
+        ) from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError(f"The folder {path} cannot be written to; choose another --out.")
+        raise InputError(tr("The folder {folder} cannot be written to; choose another --out.", folder=path))
     return path
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """InputError if another driver is at work in `folder`. The system opens the lock of a process that is killed."""
+    """Hold the lock of `folder`; InputError if another driver has it. The system releases that of a killed process."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(f"Another run is at work on {folder}; wait until it ends, or choose another --out.") from None
+        raise InputError(
+            tr("Another run is using {folder}; wait until it ends, or choose another --out.", folder=folder)
+        ) from None
     except OSError as error:
-        raise InputError(f"{lock.lock_file} cannot be locked ({error.strerror}); choose another --out.") from None
+        file, reason = lock.lock_file, error.strerror
+        raise InputError(
+            tr("{file} cannot be locked ({reason}); choose another --out.", file=file, reason=reason)
+        ) from None
     try:
         yield
     finally:
@@ -164,43 +209,43 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM raise as before until `note` is called. From then on the first is noted, and raises where
-    `obey` is called; a second one ends the process at once, its workers with it.
+    """Handle Ctrl-C and SIGTERM: after `defer` the first only raises where `raise_if_stopped` is called.
 
-    An exception that is raised wherever the signal comes may come up in a finalizer (Dask's futures have one), where
-    Python drops it.
+    A second one ends the process at once, its workers with it. An exception raised wherever the signal arrives may
+    arise in a finalizer (Dask's futures have one), where Python drops it.
     """
+
+    _received: int | None = None
 
     def __enter__(self) -> _Signals:
         numbers = (signal.SIGINT, signal.SIGTERM)
         main = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
-        self._before = {number: signal.getsignal(number) for number in numbers if main}
-        self._before = {number: handler for number, handler in self._before.items() if callable(handler)}
-        self._noted = None
+        handlers = {int(number): signal.getsignal(number) for number in numbers if main}
+        self._before = {number: handler for number, handler in handlers.items() if callable(handler)}
         return self
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def note(self) -> None:
-        """From now on."""
+    def defer(self) -> None:
+        """Keep signals for `raise_if_stopped` from now on."""
         for number in self._before:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame) -> None:
-        if self._noted is not None:
+        if self._received is not None:
             os._exit(128 + number)
-        self._noted = number
+        self._received = number
 
-    def obey(self) -> None:
-        """Raises what the noted signal would have raised, if there is one."""
-        if self._noted is not None:
-            self._before[self._noted](self._noted, None)
+    def raise_if_stopped(self) -> None:
+        """Raise what the received signal would have raised, if there was one."""
+        if self._received is not None:
+            self._before[self._received](self._received, None)
 
 
 def _check_devices(entries: Iterable[Entry]) -> None:
-    """Every device that is asked for is there, every model known; one sentence instead of a thousand failed pairs."""
+    """Check that devices and models exist: one sentence instead of a thousand failed pairs."""
     checked = {(entry.pair.settings.device, entry.pair.settings.model): entry.pair.settings for entry in entries}
     for settings in checked.values():
         check_settings(settings)
@@ -211,38 +256,37 @@ def _network_of(entry: Entry) -> tuple[str, str | None]:
 
 
 def _weights(entries: Iterable[Entry], progress: CohortProgress) -> dict[tuple[str, str | None], str | None]:
-    """SHA-256 of the weights of every network, which are downloaded here, before a hundred workers do it."""
-    found = {}
+    """Return the SHA-256 of every network's weights. They are downloaded here, before a hundred workers do it."""
+    found: dict[tuple[str, str | None], str | None] = {}
     for model, weights_dir in dict.fromkeys(map(_network_of, entries)):
-        if model == "none":
-            sha256 = None
-        else:
-            progress.say(f"Looking at the weights of {model}")
+        sha256 = None
+        if model != "none":
+            progress.say(tr("Checking the weights of {model}", model=model))
             _, _, sha256 = checked_weights(model, weights_dir=weights_dir)
         found[model, weights_dir] = sha256
     return found
 
 
 def _todo(jobs: Iterable[Job], retry_failed: bool, tally: Tally) -> list[Job]:
-    """The jobs to run; counts the others."""
+    """Return the jobs to run, and count the others."""
     todo = []
     for job in jobs:
         state = state_of(job)
         if state == "done":
-            job.failure.unlink(missing_ok=True)  # of a driver that was killed before it did this
+            job.failure.unlink(missing_ok=True)  # left by a driver that was killed
             tally.done += 1
         elif state == "failed" and not retry_failed:
             tally.failed += 1
             tally.kept += 1
         else:
             tally.left[job.entry.id] = None
-            if not retry_failed or job.failure.exists():  # also with an input that was repaired since
+            if not retry_failed or job.failure.exists():  # also if an input has been repaired since
                 todo.append(job)
     return todo
 
 
 def _count_late_results(jobs: Iterable[Job], tally: Tally) -> None:
-    """Pairs whose results came while nobody listened any more."""
+    """Count the pairs that finished after the driver stopped."""
     for job in jobs:
         if job.entry.id in tally.left and state_of(job) == "done":
             del tally.left[job.entry.id]
@@ -250,17 +294,18 @@ def _count_late_results(jobs: Iterable[Job], tally: Tally) -> None:
 
 
 def _write_summary(folder: Path, tally: Tally, progress: CohortProgress) -> None:
-    """cohort.csv and cohort.html, of whatever there is."""
+    """Write cohort.csv and cohort.html from the rows that exist."""
     try:
         write_table(folder, tally.left)
         write_page(folder, tally.left)
     except OSError as error:
-        progress.say(f"The summary could not be written: {trouble(folder, error)}")
+        reason = trouble(folder, error)
+        progress.say(tr("The summary could not be written: {reason}", reason=reason))
 
 
 @dataclass
 class _Task:
-    """A job at work on a worker."""
+    """A job that runs on a worker. began: time.monotonic()."""
 
     job: Job
     future: Future
@@ -268,42 +313,49 @@ class _Task:
 
 
 class _Driver:
-    """Gives every worker a job at a time until all are settled."""
+    """Give every worker one job at a time until all are done or failed."""
 
     def __init__(
-        self, seconds: float, patience: float, tally: Tally, progress: CohortProgress, obey: Callable[[], None]
+        self,
+        seconds: float,
+        patience: float,
+        tally: Tally,
+        progress: CohortProgress,
+        raise_if_stopped: Callable[[], None],
     ):
-        """seconds: after which a pair hangs.  patience: seconds without any worker after which they are gone.
+        """Prepare a driver.
 
-        obey: is called all the time, and raises when everything is to stop.
+        seconds: after which a pair hangs.  patience: seconds without any worker after which they are gone.
+        raise_if_stopped: polled once per loop.
         """
         self._seconds = seconds
         self._patience = patience
         self._tally = tally
         self._progress = progress
-        self._obey = obey
-        self._session = uuid.uuid4().hex[:8]  # a driver that was killed may have left tasks of the same numbers
+        self._raise_if_stopped = raise_if_stopped
+        self._session = uuid.uuid4().hex[:8]  # a killed driver may have left tasks of the same numbers
         self._number = 0
         self._workers: set[str] = set()
-        self._looked = -math.inf
+        self._checked = -math.inf
         self._running: dict[str, _Task] = {}  # by the worker's address
         self._ended: queue.SimpleQueue[tuple[str, Future]] = queue.SimpleQueue()
 
     def run(self, client: Client, jobs: list[Job]) -> None:
-        """Until every job is done or failed. Raises FolderError, ClusterError."""
+        """Run until every job is done or failed. Raises FolderError, ClusterError."""
         self._client, self._seen = client, time.monotonic()
         self._progress.start(self._tally, cluster.described(client))
         for attempt in range(1, _TRIES + 1):
             jobs = self._work_off(jobs, at_once=1 if attempt == _TRIES else None)
         for job in jobs:
-            self._fail(job, _DIED)
+            self._fail(job, _worker_died())
 
     def _work_off(self, jobs: list[Job], at_once: int | None) -> list[Job]:
-        """One try of every job; returns those whose worker died."""
-        waiting, lost = deque(jobs), []
+        """Try every job once; return those whose worker died."""
+        waiting = deque(jobs)
+        lost: list[Job] = []
         while waiting or self._running:
-            self._obey()
-            self._look_for_workers()
+            self._raise_if_stopped()
+            self._find_workers()
             free = [worker for worker in self._workers if worker not in self._running]
             for worker in free[: None if at_once is None else at_once - len(self._running)]:
                 if waiting:
@@ -319,19 +371,19 @@ class _Driver:
             self._progress.show(self._tally, len(self._running), waiting=not self._workers)
         return lost
 
-    def _look_for_workers(self) -> None:
-        if time.monotonic() - self._looked < _TICK:
+    def _find_workers(self) -> None:
+        if time.monotonic() - self._checked < _TICK:
             return
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         try:
             self._workers = set(self._client.nthreads())
-            self._seen = self._looked if self._workers else self._seen
+            self._seen = self._checked if self._workers else self._seen
         except (OSError, TimeoutError) as error:
             raise ClusterError(
-                f"The scheduler does not answer any more ({error}); start it and run this again."
+                tr("The scheduler no longer answers ({reason}); start it and run the same command again.", reason=error)
             ) from error
-        if self._looked - self._seen > self._patience:
-            raise WorkersGone("No worker came back after the last had died.")
+        if self._checked - self._seen > self._patience:
+            raise WorkersGone(tr("No worker returned after the last one died."))
 
     def _give(self, worker: str, job: Job) -> None:
         self._number += 1
@@ -342,9 +394,9 @@ class _Driver:
         future.add_done_callback(lambda future: self._ended.put((worker, future)))
 
     def _take(self, worker: str, future: Future, lost: list[Job]) -> None:
-        """What has become of a job."""
+        """Record the outcome of a job; one whose worker died goes to `lost`."""
         task = self._running.get(worker)
-        if task is None or task.future is not future:  # given up meanwhile
+        if task is None or task.future is not future:  # no longer waited for
             return
         del self._running[worker]
         from distributed import CancelledError, KilledWorker
@@ -354,19 +406,22 @@ class _Driver:
         except (KilledWorker, CancelledError):
             self._workers.discard(worker)
             lost.append(task.job)
-        except Exception as error:  # of Dask or of unpickling: what a job raises is in its row
+        except Exception as error:  # from Dask or unpickling: what a job raises is in its row
             self._fail(task.job, sentence_of(error))
         else:
             self._settle(task.job, row)
 
     def _end_hanging(self, worker: str) -> None:
-        """Kill the worker's process, as far as Dask can: its nanny starts a new one."""
+        """Kill the worker's process, as far as Dask can; its nanny starts a new one."""
         task = self._drop(worker)
         with suppress(Exception):
             self._client.restart_workers([worker], timeout=20, raise_for_error=False)
         self._workers.discard(worker)
         limit = duration(self._seconds)
-        self._fail(task.job, f"It had not ended after {limit}; look at its images, or allow it more with --timeout.")
+        self._fail(
+            task.job,
+            tr("It had not ended after {limit}; check its images, or allow more time with --timeout.", limit=limit),
+        )
 
     def _drop(self, worker: str) -> _Task:
         task = self._running.pop(worker)
@@ -374,8 +429,8 @@ class _Driver:
         return task
 
     def _fail(self, job: Job, sentence: str) -> None:
-        """A failure that no worker could tell of; its files were perhaps never read."""
-        self._settle(job, row_of(job, files_of(job.entry.pair), "failed", error=sentence))
+        """Record a failure that no worker could report; its files were perhaps never read."""
+        self._settle(job, row_of(job, files_of(job.entry.pair), "failed", error=english(sentence)))
 
     def _settle(self, job: Job, row: dict) -> None:
         if row["state"] == "left":

@@ -1,4 +1,4 @@
-"""What a worker does with one pair of a cohort: look what it is made of, register it, leave its row. Knows no Dask.
+"""Register one pair of a cohort and write its row: what a worker does. Independent of Dask.
 
 A row is a JSON object:
 
@@ -6,8 +6,8 @@ A row is a JSON object:
      "settings": {fields of Settings}, "seconds", "worker": host, "error": sentence or null,
      "report": Report.to_dict() or null, "notes": [sentence, ...]}
 
-"key" is a hash of all that decides about the results: two rows of one key have the same. As in git's index, the content
-of a file whose size and time of change are as noted is taken for unchanged.
+"key" is a hash of everything that the results depend on: rows with the same key have the same results. As in git's
+index, a file with the recorded size and modification time is taken to be unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...errors import InputError, explain
 from ...io.paths import SERIES_SEPARATOR
 from ...io.writing import sha256_of
 from ...networks import catalog
-from ...text import english, one_line
+from ...text import english, one_line, tr
 from ...workflow.folder import check_folder, written_whole
 from ...workflow.roles import SEGMENT_ROLES
 from ..pair import OutputOptions, PairFiles, register_pair
@@ -40,16 +40,25 @@ ROW = "row.json"
 #: raise it only when finished pairs have to be registered again.
 _RESULTS_SINCE = "0.1.0"
 _BLOCK = 1 << 22
-#: Headers whose voxels lie in other files, which the header names line by line.
+#: Types of headers that name the files with their voxels, one on a line.
 _NAMING_HEADERS = (".mhd", ".nhdr")
 
 
 @dataclass(frozen=True)
 class Job:
-    """An entry of the manifest and all that a worker needs besides.
+    """An entry of the manifest and everything else that a worker needs.
 
-    folder: of the cohort.  weights: SHA-256 of the network's, None without one.
-    register: `pair.register_pair`, or what is called and answers as it does.
+    Attributes
+    ----------
+    entry : Entry
+    folder : Path
+        Folder of the cohort.
+    outputs : OutputOptions
+        Which optional files are written.
+    weights : str or None
+        SHA-256 of the network's weights; None without a network.
+    register : callable
+        `pair.register_pair`, or a function of the same signature.
     """
 
     entry: Entry
@@ -60,20 +69,20 @@ class Job:
 
     @property
     def place(self) -> Path:
-        """The folder of the pair's results."""
+        """Folder of the pair's results."""
         return self.folder / "pairs" / self.entry.id
 
     @property
     def failure(self) -> Path:
-        """The file with the pair's row if it failed."""
+        """File with the pair's row if it failed."""
         return self.folder / "failed" / f"{self.entry.id}.json"
 
 
 def run(job: Job) -> dict:
-    """Register the pair, unless results of the same key are there, and return its row, without the report.
+    """Register the pair unless results with the same key exist, and return its row, without the report.
 
-    The row of a finished pair is written, as the results are; others are the driver's to write. "left" is a pair that
-    is not to blame: its results could not be written. An unexpected exception adds "traceback" to the row.
+    The row of a finished pair is written with its results; the driver writes those of failed pairs. The state "left"
+    means not stored (disk full); the pair will be retried. An unexpected exception adds "traceback" to the row.
     """
     began = time.monotonic()
     files = files_of(job.entry.pair)
@@ -83,14 +92,14 @@ def run(job: Job) -> dict:
             _register(job, files, began)
         return row_of(job, files, "done", seconds=time.monotonic() - began)
     except Exception as error:
-        if _done_already(job, files):  # by a worker that was thought to be lost
+        if _done_already(job, files):  # by a worker that seemed to be lost
             return row_of(job, files, "done", seconds=time.monotonic() - began)
         kind, _ = explain(error)
         state = "left" if kind == "folder" else "failed"
         row = row_of(job, files, state, seconds=time.monotonic() - began, error=sentence_of(error))
         if kind in ("unexpected", "dependency", "cancelled"):
             row["traceback"] = traceback.format_exc()
-    if kind == "memory":  # out of the handler, whose exception holds what filled the memory
+    if kind == "memory":  # outside the handler, whose exception keeps the memory
         _models.release()
     return row
 
@@ -98,19 +107,21 @@ def run(job: Job) -> dict:
 def _register(job: Job, files: dict, began: float) -> None:
     pair = job.entry.pair
     if job.place.exists():
-        check_folder(job.place, True, pair.files.values())
+        check_folder(job.place, True, map(Path, pair.files.values()))
     with written_whole(job.place) as partial:
         results, notes = job.register(pair, partial, job.outputs, lambda stage, fraction: None, _load(job.weights))
         changed = [role for role, now in files_of(pair, files).items() if now["sha256"] is None]
         if changed:
-            raise InputError(f"{files[changed[0]]['path']} changed while it was registered; run the cohort again.")
+            raise InputError(
+                tr("{path} changed while it was registered; run the cohort again.", path=files[changed[0]]["path"])
+            )
         report = results.report.to_dict()
         row = row_of(job, files, "done", seconds=time.monotonic() - began, report=report, notes=notes)
         write_row(partial / ROW, row)
 
 
 def _done_already(job: Job, files: dict) -> bool:
-    """Whether results of these contents are there; their row then learns of where the files now are."""
+    """Return whether results of these contents exist; then their row is updated with the files' current paths."""
     row = read_row(job.place / ROW)
     if row is None or row["key"] != key_of(job, files):
         return False
@@ -120,7 +131,7 @@ def _done_already(job: Job, files: dict) -> bool:
 
 
 def state_of(job: Job) -> str:
-    """ "done" or "failed" where this very job has ended so, else "left". Reads its row, and no input."""
+    """Return how this very job ended, "done" or "failed", or "left". Reads its row, and no input."""
     for state, path in (("done", job.place / ROW), ("failed", job.failure)):
         row = read_row(path)
         if row is not None and row["key"] == key_of(job, files_of(job.entry.pair, row["files"])):
@@ -129,7 +140,7 @@ def state_of(job: Job) -> str:
 
 
 def sentence_of(error: Exception) -> str:
-    """Return what the row, and with it the page, says of an exception: one line in English."""
+    """Return the sentence of an exception for the row and the page: one line in English."""
     return english(one_line(explain(error)[1]))
 
 
@@ -137,7 +148,7 @@ def sentence_of(error: Exception) -> str:
 
 
 def row_of(job: Job, files: dict, state: str, *, seconds=None, worker=None, error=None, report=None, notes=()) -> dict:
-    """The row of a pair; worker: None for this computer."""
+    """Return the row of a pair. worker: None for this computer."""
     return {
         "id": job.entry.id,
         "state": state,
@@ -148,18 +159,18 @@ def row_of(job: Job, files: dict, state: str, *, seconds=None, worker=None, erro
         "worker": worker or socket.gethostname(),
         "error": error,
         "report": report,
-        "notes": list(notes),
+        "notes": [english(note) for note in notes],
     }
 
 
 def write_row(path: Path, row: dict) -> None:
-    """Whole or not at all."""
+    """Write a row atomically."""
     with whole(path) as file:
         json.dump(row, file, indent=1)
 
 
 def read_row(path: Path) -> dict | None:
-    """None where there is none, or none that can be read."""
+    """Return a row; None if there is none that can be read."""
     try:
         row = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -168,7 +179,7 @@ def read_row(path: Path) -> dict | None:
 
 
 def key_of(job: Job, files: dict) -> str:
-    """Hash of what decides about the results: contents, settings, weights, wanted files, version of the results."""
+    """Return the hash of what results depend on: contents, settings, weights, wanted files, version of the results."""
     pair = job.entry.pair
     contents = {role: file["sha256"] or [file["size"], file["mtime_ns"]] for role, file in files.items()}
     parts = [_RESULTS_SINCE, contents, pair.settings.identity(), pair.roles["guide"], job.weights, asdict(job.outputs)]
@@ -181,12 +192,16 @@ def key_of(job: Job, files: dict) -> str:
 
 
 def files_of(pair: PairFiles, known: dict | None = None) -> dict[str, dict]:
-    """ "path", "size", "mtime_ns" and "sha256" of every file by its role, as they are now.
+    """Return "path", "size", "mtime_ns" and "sha256" of every file by role, as they are now.
 
-    Of what consists of several files, size and time are sums. A file that is not there has None.
-    The hash is that of `known`, an earlier answer, where path, size and time are as they were, else None.
+    Parameters
+    ----------
+    pair : PairFiles
+        Size and time of an input of several files are sums; those of a missing file are None.
+    known : dict, optional
+        An earlier answer. Its hash is kept for a file whose path, size and time have not changed; others have None.
     """
-    files = {}
+    files: dict[str, dict] = {}
     for role, path in pair.files.items():
         files[role] = {"path": path, **_stamp(path), "sha256": None}
         before = (known or {}).get(role, {})
@@ -196,7 +211,7 @@ def files_of(pair: PairFiles, known: dict | None = None) -> dict[str, dict]:
 
 
 def with_contents(files: dict[str, dict]) -> dict[str, dict]:
-    """The same with the hash of every file that is there. Raises InputError for one that cannot be read."""
+    """Return `files` with the hash of every existing file. Raises InputError for one that cannot be read."""
     return {
         role: {
             **file,
@@ -217,7 +232,7 @@ def _stamp(path: str) -> dict:
 
 
 def _parts(path: str) -> list[Path]:
-    """The files that an input consists of: the slices of a DICOM folder; a header, and the files that it speaks of."""
+    """Return the files of an input: the slices of a DICOM folder; a header and the files that it names."""
     main = Path(path.partition(SERIES_SEPARATOR)[0]).expanduser()
     if main.is_dir():
         return sorted(part for part in main.iterdir() if part.is_file())
@@ -232,11 +247,12 @@ def _parts(path: str) -> list[Path]:
 
 @functools.lru_cache(maxsize=64)  # an atlas is in every pair
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    """Of all parts; size and time are what the answer is remembered by."""
+    """Return the SHA-256 of all parts; size and time are keys of the cache."""
     try:
         return sha256_of(_parts(path))
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check it.") from None
+        reason = error.strerror
+        raise InputError(tr("{path} cannot be read ({reason}); check it.", path=path, reason=reason)) from None
 
 
 # -------------------------------------------------------------------------------------------------------- the worker
@@ -247,14 +263,18 @@ _models = catalog.ModelKeeper()
 
 
 def _load(weights: str | None) -> Callable:
-    """`load` for `register_pair`: the kept network, if its weights are these."""
+    """Return `load` for `register_pair`: it returns the kept network if its weights have this SHA-256."""
 
     def load(name, **options):
         loaded = _models.load(name, **options)
         if loaded[2] != weights:
             raise InputError(
-                f"{socket.gethostname()} has other weights of {name} than were hashed when the cohort was started; "
-                "copy them there, or name a folder that all computers see with --weights-dir, and start it again."
+                tr(
+                    "The weights of {model} on {computer} differ from those with which the cohort was started; copy "
+                    "them there, or give a folder that all computers share with --weights-dir, and start it again.",
+                    model=name,
+                    computer=socket.gethostname(),
+                )
             )
         return loaded
 

@@ -1,7 +1,7 @@
-"""cohort.html: the pairs of a cohort, the worst first, in one page that needs neither a network nor other files.
+"""Write cohort.html: the pairs of a cohort, the worst first, on one page that needs neither a network nor other files.
 
-The page is page.html with the pairs as JSON in between; its script draws what is looked at. Names reach it as data
-only, and its policy lets nothing but its own script run and nothing be loaded.
+The page is page.html with the pairs inserted as JSON; its script draws what is visible. Names are only ever data, and
+its policy allows no other script and no loading.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from ... import __version__
 from ...quality.verdicts import AMBER, GREEN, RED, level_in_words
-from ...text import english
+from ...text import english, tr
 from .table import numbers, read_row, row_files, whole, worst_level
 
-#: Width in pixels of a picture in the page, and how many characters all of them may take.
+#: Width of a picture in the page in pixels, and the characters that all pictures may take.
 PICTURE_WIDTH = 1120
 PICTURES_AT_MOST = 50_000_000
 _LINKED = ("report.txt", "scene.mrb", "pictures/before.png", "pictures/after.png", "pictures/grid.png")
 _STATES = ("failed", "done", "left")
-#: Of a structure and of a landmark, in the order of their numbers in the page; as the columns of cohort.csv begin.
+#: Columns of cohort.csv, without the part after the colon, in the order of the numbers of a structure and a landmark.
 _SEGMENT = (
     "dice_before",
     "dice_after",
@@ -43,13 +44,23 @@ _LANDMARK = ("target_registration_error_mm_before", "target_registration_error_m
 
 
 def write_page(folder: Path, left: Iterable[str] = ()) -> None:
-    """folder/cohort.html from the rows in `folder` and `left`: ids of pairs that have no row yet.
+    """Write folder/cohort.html. One pair is in memory at a time, besides the order of all.
 
-    One pair is in memory at a time, besides the order of all. Raises OSError where the disk does not take it; the file
-    is then what it was.
+    Parameters
+    ----------
+    folder : Path
+        Folder of the cohort.
+    left : iterable of str
+        Ids of pairs that have no row yet.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; it is then as it was.
     """
     left = dict.fromkeys(left)
-    order, columns = [], {}
+    order = []
+    columns: dict[str, float | None] = {}
     for number, path in enumerate(row_files(folder)):
         row = read_row(path)
         if row["id"] not in left:
@@ -76,10 +87,10 @@ def write_page(folder: Path, left: Iterable[str] = ()) -> None:
 
 
 def severity(row: dict) -> tuple:
-    """Sorts the worst first.
+    """Return a key that sorts the worst pair first.
 
-    Failed pairs; then by the number of verdicts "do not trust", of "look closely", by the lowest mean Dice, the highest
-    mean target registration error, the highest 95th percentile of inverse consistency.
+    Failed pairs come first; then those with the most verdicts "do not trust", the most "look closely", the lowest mean
+    Dice, the highest mean target registration error, and the highest 95th percentile of the inverse-consistency error.
     """
     report = row.get("report")
     state = _STATES.index(row["state"])
@@ -100,14 +111,14 @@ def severity(row: dict) -> tuple:
     )
 
 
-def _shared_numbers(row: dict) -> dict:
-    """Those that every report has."""
+def _shared_numbers(row: dict) -> dict[str, float | None]:
+    """Return the numbers that every report has."""
     report = row.get("report")
     return {name: value for name, value in numbers(report).items() if ":" not in name} if report else {}
 
 
 def _record(folder: Path, path: Path, columns: Iterable[str], pictures: list[str]) -> dict:
-    """What the page knows of a pair; its script is the reader."""
+    """Return the data of a pair for the script of the page."""
     row = read_row(path)
     files = row.get("files") or {}
     record = {name: row.get(name) for name in ("id", "state", "error", "seconds", "worker", "notes")}
@@ -134,7 +145,7 @@ def _record(folder: Path, path: Path, columns: Iterable[str], pictures: list[str
 
 
 def _short(value):
-    """Five digits of every number; what JSON lacks is left out."""
+    """Return five digits of every number; None for what JSON lacks."""
     if isinstance(value, list):
         return [_short(item) for item in value]
     if isinstance(value, float):
@@ -146,9 +157,9 @@ def _short(value):
 
 
 def _template(title: str) -> tuple[str, str]:
-    """What comes before the pairs, and after."""
+    """Return the parts of the page before and after the pairs."""
     text = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    style, script = (re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1] for tag in ("style", "script"))
+    style, script = (re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[0] for tag in ("style", "script"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -158,12 +169,12 @@ def _template(title: str) -> tuple[str, str]:
 
 
 def _hash(text: str) -> str:
-    """How a content security policy names the one text that it allows."""
+    """Return the name of the one text that a content security policy allows."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _data(value: dict, attributes: str) -> str:
-    """JSON that a browser does not run, and that no name can end."""
+    """Return JSON that a browser does not run, and that no name can end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" {attributes}>{text}</script>\n'
 
@@ -172,19 +183,20 @@ def _data(value: dict, attributes: str) -> str:
 
 
 class _Pictures:
-    """Small copies of the pictures, for the first pairs that it is asked for; remembers what it left out."""
+    """Small copies of the pictures of the first pairs, as many as the page can hold; counts what it omits."""
 
     def __init__(self):
         self._written = 0
         self._pictured = self._beyond = 0
+        self._image: Any = None
         try:
             from PIL import Image
         except ImportError:
-            Image = None
+            return
         self._image = Image
 
     def of(self, row: Path) -> dict[str, str]:
-        """Data URIs by "before" and "after", or else "grid", of the pair with this row."""
+        """Return data URIs of a pair by "before" and "after", or else "grid". row: its file."""
         if row.name != "row.json":
             return {}
         there = {kind: row.parent / "pictures" / f"{kind}.png" for kind in ("before", "after", "grid")}
@@ -200,10 +212,10 @@ class _Pictures:
         return found
 
     def _small(self, path: Path) -> str | None:
-        """None for what is no picture."""
+        """Return a data URI; None for a file that is not a picture."""
         try:
-            with self._image.open(path) as picture:
-                picture = picture.convert("RGB")
+            with self._image.open(path) as file:
+                picture = file.convert("RGB")
         except (OSError, ValueError):
             return None
         height = round(picture.height * PICTURE_WIDTH / picture.width)
@@ -213,15 +225,21 @@ class _Pictures:
         return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
     def notes(self) -> list[str]:
-        """What the page has to say about its pictures."""
+        """Return notes about omitted pictures."""
         if not self._beyond:
             return []
         if self._image is None:
             return [
-                "Without pictures, as Pillow is not installed where this page was written; pip install "
-                '"slicer-icon-registration[scene]". They are in the folders of the pairs.'
+                tr(
+                    "This page has no pictures because Pillow is not installed; run pip install "
+                    '"slicer-icon-registration[scene]". The pictures are in the folders of the pairs.'
+                )
             ]
         return [
-            f"The pictures of the worst {self._pictured} pairs are in this page, those of the other {self._beyond} in "
-            "their folders, so that the page stays small enough to open."
+            tr(
+                "To keep the page small, it contains only the pictures of the worst {count} pairs; those of the other "
+                "{others} are in their folders.",
+                count=self._pictured,
+                others=self._beyond,
+            )
         ]

@@ -1,7 +1,7 @@
-"""cohort.csv: a line per pair, a column per quality number that any pair has.
+"""Write cohort.csv: a line for each pair, a column for each quality number that any pair has.
 
-Rows lie on the disk (pairs/<id>/row.json, failed/<id>.json) and are read one at a time: memory grows with the names
-of pairs and columns, not with the numbers.
+Rows are on the disk (pairs/<id>/row.json, failed/<id>.json) and are read one at a time: memory grows with the names of
+pairs and columns, not with the numbers.
 """
 
 from __future__ import annotations
@@ -17,19 +17,31 @@ from typing import TextIO
 
 from ...io.writing import replacing
 from ...quality.verdicts import AMBER, GREEN, RED
+from ...text import tr
 
 #: Columns that every pair has; those of its numbers follow.
 _COLUMNS = ("id", "state", "verdict", "error", "seconds", "worker", "fixed", "moving")
 _LEVELS = (GREEN, AMBER, RED)
-#: A spreadsheet takes a text that begins with one of these for a formula.
+#: A spreadsheet takes text that starts with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def write_table(folder: Path, left: Iterable[str] = ()) -> None:
-    """folder/cohort.csv from the rows in `folder`, then `left`: ids of pairs that have no row yet.
+    """Write folder/cohort.csv.
 
-    What a report does not know (NaN) or what has no bounds (infinity) is an empty cell, as in report.csv.
-    Raises OSError where the disk does not take it; the file is then what it was.
+    Unknown (NaN) and infinite numbers are empty cells, as in report.csv.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the cohort, whose rows are listed first.
+    left : iterable of str
+        Ids of pairs that have no row yet.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; it is then as it was.
     """
     names: dict[str, None] = {}  # a set that keeps the order
     for path in row_files(folder):
@@ -44,7 +56,7 @@ def write_table(folder: Path, left: Iterable[str] = ()) -> None:
 
 
 def _line(row: dict) -> dict:
-    """`_COLUMNS` of a pair."""
+    """Return the cells of a pair in `_COLUMNS`."""
     files = row.get("files") or {}
     paths = {role: files.get(role, {}).get("path") for role in ("fixed", "moving")}
     report = row.get("report")
@@ -57,7 +69,7 @@ def _numbers_of(row: dict) -> dict[str, float | None]:
 
 
 def _cell(value):
-    """A text that a spreadsheet shows instead of computing it."""
+    """Return text that a spreadsheet shows instead of computing it."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
@@ -65,30 +77,31 @@ def _cell(value):
 
 
 def row_files(folder: Path) -> list[Path]:
-    """Where the rows of a cohort are, by the names of pairs; a pair that failed may have results of earlier inputs."""
-    done = {path.parent.name: path for path in folder.glob("pairs/[!.]*/row.json")}  # .name: not whole yet
+    """Return the files of a cohort's rows, sorted by id; a failed pair may also have results of earlier inputs."""
+    done = {path.parent.name: path for path in folder.glob("pairs/[!.]*/row.json")}  # .name: unfinished
     failed = {path.stem: path for path in folder.glob("failed/[!.]*.json")}
     return [path for _, path in sorted((done | failed).items())]
 
 
 def read_row(path: Path) -> dict:
-    """The row of a pair; one that cannot be read is a failure of its own."""
+    """Return the row of a pair; one that cannot be read becomes the row of a failed pair."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         name = path.parent.name if path.name == "row.json" else path.stem
-        return {"id": name, "state": "failed", "error": f"{path} cannot be read; remove it and run the cohort again."}
+        error = tr("{path} cannot be read; remove it and run the cohort again.", path=path)
+        return {"id": name, "state": "failed", "error": error.english}
 
 
 def rows(folder: Path, left: Iterable[str] = ()) -> Iterator[dict]:
-    """All rows in `folder`, then one for every id that is `left`: what is there of these is of other inputs."""
+    """Yield the rows in `folder` except those of ids in `left` (of earlier inputs), then a row for each of these."""
     left = dict.fromkeys(left)
     yield from (row for row in map(read_row, row_files(folder)) if row["id"] not in left)
     yield from ({"id": name, "state": "left"} for name in left)
 
 
 def numbers(report: dict) -> dict[str, float | None]:
-    """Every number of a `Report.to_dict()` by its column: dice_after, and dice_after:liver of one structure."""
+    """Return every number of a `Report.to_dict()` by column: dice_after, and dice_after:liver for one structure."""
     found = _flat(report["means"]) | _flat(report["similarity"]) | _flat(report["deformation"])
     for name, segment in report["segments"].items():
         found |= _flat(segment, f":{name}")
@@ -97,21 +110,21 @@ def numbers(report: dict) -> dict[str, float | None]:
     return found
 
 
-def _flat(tree: dict, of: str = "", above: str = "") -> dict[str, float | None]:
-    """Leaves by their path; points (x, y, z) as three. of: what ends every name."""
-    found = {}
+def _flat(tree: dict, suffix: str = "", prefix: str = "") -> dict[str, float | None]:
+    """Return the leaves by their path between `prefix` and `suffix`; a point (x, y, z) becomes three."""
+    found: dict[str, float | None] = {}
     for key, value in tree.items():
         if isinstance(value, list):
             value = dict(zip("xyz", value, strict=True))
         if isinstance(value, dict):
-            found |= _flat(value, of, f"{above}{key}_")
+            found |= _flat(value, suffix, f"{prefix}{key}_")
         else:
-            found[f"{above}{key}{of}"] = value if value is not None and math.isfinite(value) else None
+            found[f"{prefix}{key}{suffix}"] = value if value is not None and math.isfinite(value) else None
     return found
 
 
 def worst_level(report: dict) -> str:
-    """Of the verdicts of a `Report.to_dict()`."""
+    """Return the worst level of the verdicts of a `Report.to_dict()`."""
     return max((verdict["level"] for verdict in report["verdicts"]), key=_LEVELS.index)
 
 

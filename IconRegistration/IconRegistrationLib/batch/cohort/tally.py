@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """How a cohort stands.
+    """State of a cohort.
 
-    left: ids of pairs that are neither done nor failed, in order.  kept: those that failed before and are not tried
-    again; `failed` counts them too.
+    Attributes
+    ----------
+    done, failed : int
+        Numbers of pairs.
+    kept : int
+        Pairs that failed before and are not tried again; `failed` counts them too.
+    left : dict
+        Ids of the pairs that are neither done nor failed, in order; an ordered set.
     """
 
     done: int = 0
@@ -20,5 +26,5 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """All pairs of the manifest."""
+        """Number of all pairs of the manifest."""
         return self.done + self.failed + len(self.left)
