@@ -11,7 +11,14 @@ from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.networks import catalog
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.ui import presets
-from IconRegistrationLib.ui.presets import KEY, builtin_presets, delete_preset, save_preset, settings_differ
+from IconRegistrationLib.ui.presets import KEY, delete_preset, save_preset
+from IconRegistrationLib.workflow.presets import (
+    CUSTOM_WEIGHTS,
+    OF_THE_MACHINE,
+    OF_THE_METHOD,
+    builtin_presets,
+    settings_differ,
+)
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def test_a_new_card_appears_by_itself(monkeypatch):
     monkeypatch.setitem(catalog.shipped_cards(), "lungs", card)
     preset = by_name()["lungs"]
     assert (preset.title, preset.settings) == ("LungICON", {"model": "lungs"})
-    assert builtin_presets()[-1].name == presets.CUSTOM_WEIGHTS
+    assert builtin_presets()[-1].name == CUSTOM_WEIGHTS
 
 
 def test_a_card_in_the_folder_of_weights_appears_too(monkeypatch, tmp_path):
@@ -92,7 +99,7 @@ def test_modified_is_about_the_method():
 
 
 def test_custom_weights_keep_the_file_and_are_no_silent_default():
-    preset = by_name()[presets.CUSTOM_WEIGHTS]
+    preset = by_name()[CUSTOM_WEIGHTS]
     own = Settings(model="/home/me/own.trch", device="cpu")
     assert preset.apply(own) == own
     assert not settings_differ(preset, own)
@@ -125,7 +132,7 @@ def test_a_user_preset_returns_from_the_settings_file(store, a_file):
 
 
 def test_every_field_is_of_the_method_or_of_the_machine():
-    assert {field.name for field in fields(Settings)} == {*presets._OF_THE_METHOD, *presets.OF_THE_MACHINE}
+    assert {field.name for field in fields(Settings)} == {*OF_THE_METHOD, *OF_THE_MACHINE}
 
 
 def test_replacing_and_deleting(store, a_file):

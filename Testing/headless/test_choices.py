@@ -9,7 +9,8 @@ import pytest
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.registration.settings import ALIGNMENTS, Settings
 from IconRegistrationLib.registration.similarities import SIMILARITIES
-from IconRegistrationLib.ui import choices, presets
+from IconRegistrationLib.ui import choices
+from IconRegistrationLib.workflow import presets
 from IconRegistrationLib.workflow.roles import complete_roles
 
 

@@ -1,4 +1,4 @@
-"""A role of the segments and a verdict, each added in one place, from the command; the panel is in Testing/gui."""
+"""A role, a verdict and a preset, each added in one place, from the command; the panel is in Testing/gui."""
 
 import json
 import re
@@ -37,6 +37,19 @@ def test_the_command_registers_with_the_role_and_reports_the_verdict(copy, words
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["verdicts"][-1]["measure"] == "Displacement"
     assert report["verdicts"][-1]["level"] == "amber"
+
+
+def test_the_command_takes_the_preset_and_options_override_it(copy, words, tmp_path):
+    text = " ".join(run_extended(copy, *COMMAND, "--help").stdout.split())
+    assert "unigradicon+refinement, multigradicon, quick; other options override it" in text
+    run = run_extended(copy, *words, "--preset", "quick", "--steps", "3", "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    settings = report["provenance"]["settings"]
+    assert (settings["steps"], settings["spacing"], settings["refine"]) == (3, 9.0, "off")
+    run = run_extended(copy, *words, "--preset", "slow", "--out", tmp_path / "out")
+    assert run.returncode == 2
+    assert "No preset is called 'slow'; choose one of none, builtin" in run.stderr
 
 
 def test_a_role_that_lacks_its_segments_is_named(copy, words, tmp_path):

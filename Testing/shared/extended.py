@@ -70,8 +70,18 @@ SIMILARITIES["msd"] = SimilarityEntry(tr("Mean squared difference"), tr("(A o ph
     ],
 }
 
-#: A role of the segments and a verdict, each as docs/extending.md shows.
+#: A role of the segments, a verdict and a preset, each as docs/extending.md shows.
 WORKFLOW = {
+    "workflow/presets.py": [
+        (
+            "def builtin_presets() -> list[Preset]:",
+            """
+PRESETS["quick"] = Preset("quick", tr("Quick look"), tr("Five steps, coarsely."), {"steps": 5, "spacing": 9.0})
+
+
+""",
+        )
+    ],
     "workflow/roles.py": [
         (
             "def complete_roles(given: Mapping[str, bool] | None = None) -> dict[str, bool]:",

@@ -6,13 +6,19 @@ import argparse
 from typing import Any
 
 from ..registration.settings import SETTINGS, Setting, Settings, kinds_of_settings
+from ..workflow.presets import find_preset, preset_names
 from ..workflow.roles import SEGMENT_ROLES
 from .pair import OutputOptions
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are fields of `Settings`, for `settings_of`; one that is not given keeps its default."""
+    """Add the preset and the fields of `Settings`, for `settings_of`.
+
+    A field that is not given keeps the preset's value, else its default.
+    """
     how = parser.add_argument_group("settings", "defaults suit a first try; auto decides from the images")
+    listed = f"settings to start from: {', '.join(preset_names())}"
+    how.add_argument("--preset", metavar="NAME", default=argparse.SUPPRESS, help=f"{listed}; other options override it")
     kinds = kinds_of_settings()
     for name, about in SETTINGS.items():
         how.add_argument(
@@ -66,8 +72,9 @@ def add_outputs(group) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """Return the settings that the given options make."""
-    return Settings.from_plain({name: value for name, value in vars(args).items() if name in SETTINGS})
+    """Return the settings that the given options make. Raises InputError for an unknown preset or a bad value."""
+    preset = find_preset(args.preset).settings if "preset" in args else {}
+    return Settings.from_plain({**preset, **{name: value for name, value in vars(args).items() if name in SETTINGS}})
 
 
 def outputs_of(args: argparse.Namespace) -> OutputOptions:

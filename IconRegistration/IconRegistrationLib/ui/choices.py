@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..registration.settings import Settings
 from ..registration.similarities import SIMILARITIES
 from ..text import tr, translated
-from .presets import OF_THE_MACHINE
+from ..workflow.presets import OF_THE_MACHINE
 
 
 class Choice(Enum):
@@ -129,7 +129,7 @@ def with_preset(panel, preset, weights: str) -> None:
     """Show a preset's settings; what belongs to the machine stays. weights: the file of "Custom weights"."""
     kept = {name: value for name, value in _others(panel).items() if name in OF_THE_MACHINE}
     machine = Settings(device=panel.device.word, **kept)
-    if preset.settings["model"]:
+    if preset.settings.get("model", Settings().model):
         show_settings(panel, preset.apply(machine))
     else:
         show_settings(panel, replace(machine, **{**preset.settings, "model": "none"}))

@@ -7,6 +7,7 @@ import slicer
 
 from ..errors import InputError
 from ..text import tr
+from ..workflow.presets import CUSTOM_WEIGHTS, Preset, builtin_presets, settings_differ
 from . import choices, presets
 from .panel import Panel
 
@@ -23,9 +24,9 @@ class PresetBar:
         ui.weightsPathLineEdit.connect("currentPathChanged(QString)", self.on_weights_path)
         self._fill()
 
-    def all_presets(self) -> list[presets.Preset]:
+    def all_presets(self) -> list[Preset]:
         """Return the built-in presets and the user's."""
-        return [*presets.builtin_presets(), *presets.user_presets(slicer.app.userSettings())]
+        return [*builtin_presets(), *presets.user_presets(slicer.app.userSettings())]
 
     def refresh(self) -> None:
         """Show the preset of the parameters, and whether they still are what it says."""
@@ -33,8 +34,8 @@ class PresetBar:
         preset = self._preset()
         ui.presetComboBox.currentIndex = ui.presetComboBox.findData(p.preset)
         ui.presetComboBox.toolTip = preset.tooltip if preset else ""
-        ui.deletePresetButton.enabled = preset is not None and preset not in presets.builtin_presets()
-        is_custom = p.preset == presets.CUSTOM_WEIGHTS
+        ui.deletePresetButton.enabled = preset is not None and preset not in builtin_presets()
+        is_custom = p.preset == CUSTOM_WEIGHTS
         ui.weightsPathLineEdit.enabled = is_custom
         if is_custom and ui.weightsPathLineEdit.currentPath != p.model:  # of a loaded scene, or an earlier run
             ui.weightsPathLineEdit.currentPath = p.model
@@ -68,7 +69,7 @@ class PresetBar:
     def on_weights_path(self, path: str) -> None:
         """Take a weights file as the model of the preset for such files."""
         p = self._panel.parameters
-        if p and p.preset == presets.CUSTOM_WEIGHTS:
+        if p and p.preset == CUSTOM_WEIGHTS:
             p.model = path
 
     def _fill(self) -> None:
@@ -78,12 +79,12 @@ class PresetBar:
             box.addItem(preset.title, preset.name)
             box.setItemData(box.count - 1, preset.tooltip, qt.Qt.ToolTipRole)
 
-    def _preset(self) -> presets.Preset | None:
+    def _preset(self) -> Preset | None:
         """Return the chosen preset; None if the scene names one that this user does not have."""
         return next((preset for preset in self.all_presets() if preset.name == self._panel.parameters.preset), None)
 
-    def _is_modified(self, preset: presets.Preset | None) -> bool:
+    def _is_modified(self, preset: Preset | None) -> bool:
         try:
-            return preset is not None and presets.settings_differ(preset, choices.settings_of(self._panel.parameters))
+            return preset is not None and settings_differ(preset, choices.settings_of(self._panel.parameters))
         except InputError:  # the preflight says it
             return False

@@ -12,7 +12,8 @@ import slicer
 from ..errors import InputError
 from ..mrml.registration import RegistrationRequest, ResultNodes, outputs_of, request_of
 from ..text import tr
-from . import choices, dependencies, presets
+from ..workflow.presets import preset_of
+from . import choices, dependencies
 from .panel import Panel
 from .panel_request import request_from
 from .preflight_line import PreflightLine
@@ -57,7 +58,7 @@ class Runs:
         with self._panel.status.reporting():
             request: Any = request_of(p.result)
             choices.show_request(p, request)
-            p.preset = presets.preset_of(self._preset_bar.all_presets(), request.settings).name
+            p.preset = preset_of(self._preset_bar.all_presets(), request.settings).name
             self._apply()
 
     def _apply(self) -> None:
