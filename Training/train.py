@@ -42,7 +42,7 @@ from IconRegistrationLib.networks.cards import ModelCard, read_card
 from IconRegistrationLib.networks.catalog import read_network
 from IconRegistrationLib.networks.devices import choose_device
 from IconRegistrationLib.networks.inference import predict_maps
-from IconRegistrationLib.networks.unet import STAGES, GradICON, compose_displacements, identity_points, sample_at
+from IconRegistrationLib.networks.unet import STAGES, GradICON, compose_cascade, identity_points, sample_at
 from IconRegistrationLib.registration.finetune import gradient_inverse_consistency
 
 #: 2.73 million parameters in the four U-Nets, 5.5 MB as float16.
@@ -208,7 +208,7 @@ def losses(
     displacements: of both directions in turn, [2 N, 3, ...].
     labels: [2 N, C, D, H, W], moving and fixed in turn; so are places [2 N, 3, D, H, W] and inside [2 N, 1, D, H, W].
     """
-    phi = compose_displacements(displacements)
+    phi = compose_cascade(displacements)
     shape = phi.shape[2:]
     warped = sample_at(labels, phi)
     target = swapped(labels)

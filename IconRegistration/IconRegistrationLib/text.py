@@ -35,6 +35,7 @@ class Sentence(str):
     context: str
 
     def __new__(cls, template: str, values: Mapping[str, Any] | None = None, context: str = "") -> Sentence:
+        """Make the sentence in the language of the window, in English where its translation cannot be used."""
         values = dict(values or {})
         shown = _translate(context, template) if _translate else template
         try:
@@ -45,7 +46,8 @@ class Sentence(str):
         sentence.template, sentence.values, sentence.context = template, values, context
         return sentence
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep template and values in pickles and copies."""
         return Sentence, (self.template, self.values, self.context)
 
     def to_plain(self) -> dict[str, Any]:

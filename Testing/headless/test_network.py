@@ -11,7 +11,7 @@ from IconRegistrationLib.networks.unet import (
     DOWN_CHANNELS,
     UP_CHANNELS,
     GradICON,
-    compose_displacements,
+    compose_cascade,
     identity_points,
     sample_at,
 )
@@ -120,7 +120,7 @@ def test_forward_is_the_same_and_differentiable():
     expected.square().sum().backward()
     for save_memory in (False, True):
         ours = ours_with_weights_of(theirs, shape, **COMPACT)
-        phi = compose_displacements(ours(moving, fixed, save_memory))
+        phi = compose_cascade(ours(moving, fixed, save_memory))
         assert voxels_apart(phi.detach(), expected.detach()) < 1e-3
         phi.square().sum().backward()
         gradients = dict(theirs.regis_net.named_parameters())

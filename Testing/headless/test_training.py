@@ -21,7 +21,7 @@ from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.networks.cards import SHIPPED, read_card
 from IconRegistrationLib.networks.catalog import load_model, read_network
 from IconRegistrationLib.networks.inference import predict_maps
-from IconRegistrationLib.networks.unet import STAGES, compose_displacements, identity_points
+from IconRegistrationLib.networks.unet import STAGES, compose_cascade, identity_points
 
 SHAPE = (65, 65, 65)  # the smallest lattice that the four U-Nets accept
 
@@ -176,7 +176,7 @@ def test_a_batch_of_pairs_gives_the_maps_of_its_pairs():
         torch.nn.init.normal_(unet.lastConv.weight, std=0.02)
     images = generator.make_pair(SHAPE, 5).images
     with torch.no_grad():
-        together = compose_displacements(network(images, train.swapped(images)))
+        together = compose_cascade(network(images, train.swapped(images)))
         alone = predict_maps(network, *images.split(1))
     assert (alone[0] - identity_points(SHAPE)).abs().max() > 1e-3
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-5)

@@ -109,7 +109,7 @@ def sample_at(field: torch.Tensor, points: torch.Tensor, outside: str = "border"
     return parts.transpose(0, 1).flatten(1, 2)[None, :, :depth]
 
 
-def compose_displacements(displacements: Sequence[torch.Tensor], points: torch.Tensor | None = None) -> torch.Tensor:
+def compose_cascade(displacements: Sequence[torch.Tensor], points: torch.Tensor | None = None) -> torch.Tensor:
     """Compose the displacements of a cascade to its map.
 
     On its own lattice a displacement needs no sampling, and on another lattice's samples it needs a resize only.
@@ -374,7 +374,7 @@ class GradICON(nn.Module):
     def forward(
         self, moving: torch.Tensor, fixed: torch.Tensor, save_memory: bool = False, stages: int = len(STAGES)
     ) -> list[torch.Tensor]:
-        """Compute the displacements d_0 .. d_3 for `compose_displacements`, differentiable in weights and images.
+        """Compute the displacements d_0 .. d_3 for `compose_cascade`, differentiable in weights and images.
 
         Parameters
         ----------
@@ -439,7 +439,7 @@ def warp_by_cascade(image: torch.Tensor, displacements: Sequence[torch.Tensor]) 
     if last.shape[2:] != image.shape[2:]:
         last = F.interpolate(last, size=image.shape[2:], mode="trilinear", align_corners=True)
     if torch.is_grad_enabled():
-        return sample_at(image, compose_displacements([*coarser, last]))
+        return sample_at(image, compose_cascade([*coarser, last]))
     return evaluate_cascade([*coarser, last], image)
 
 
@@ -453,7 +453,7 @@ def evaluate_cascade(displacements: Sequence[torch.Tensor], image: torch.Tensor 
     result = last.new_empty((len(last), 3 if image is None else image.shape[1], *shape))
     for start, stop, *_ in slabs_of_planes(shape):
         points = identity_points(shape, last.device, slice(start, stop)) + last[:, :, start:stop]
-        points = compose_displacements(coarser, points)
+        points = compose_cascade(coarser, points)
         if image is not None:
             points = trilinear(image, points, Frame.unit(image.shape[2:]), IMAGE_ROUNDING)
         result[:, :, start:stop] = points

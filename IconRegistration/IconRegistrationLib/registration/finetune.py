@@ -17,7 +17,7 @@ import torch
 
 from ..errors import InputError
 from ..networks.inference import predict_maps
-from ..networks.unet import GradICON, compose_displacements, directly, identity_points, recomputing, sample_at
+from ..networks.unet import GradICON, compose_cascade, directly, identity_points, recomputing, sample_at
 from .similarity import LNCC, Similarity
 
 #: Step of the finite differences along each axis, in [0, 1] coordinates.
@@ -34,7 +34,7 @@ def gradient_inverse_consistency(
     """
 
     def error(x: torch.Tensor) -> torch.Tensor:
-        return x - compose_displacements(forward, compose_displacements(backward, x))
+        return x - compose_cascade(forward, compose_cascade(backward, x))
 
     here = run(error, points)
     loss = points.new_zeros(())
@@ -114,7 +114,7 @@ def finetune(
     run = recomputing if save_memory else directly
 
     def mismatch(similarity, source, target, mask, source_labels, target_labels, displacements):
-        phi = compose_displacements(displacements)
+        phi = compose_cascade(displacements)
         loss = similarity(sample_at(source, phi, "zeros"), target, mask)
         if source_labels is not None:
             loss = loss + label_weight * soft_dice_loss(sample_at(source_labels, phi), target_labels)
