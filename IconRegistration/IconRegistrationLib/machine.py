@@ -1,4 +1,4 @@
-"""CPU workarounds: short waiting, two-thread execution, freed memory kept; and how much memory there is."""
+"""CPU workarounds: short waiting, two-thread execution, freed memory kept; existing memory and processes."""
 
 from __future__ import annotations
 
@@ -90,3 +90,16 @@ def physical_memory() -> int | None:
     except (OSError, ValueError):  # no control group, or "max"
         pass
     return min(limits, default=None)
+
+
+def process_is_alive(pid: int) -> bool:
+    """Return whether a process of this machine has this number; True on Windows, where asking would end it."""
+    if os.name == "nt":  # os.kill(pid, 0) would send Ctrl-C there
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True

@@ -17,6 +17,7 @@ from slicerharness import process_until, settle
 from waiting import PATIENCE
 
 from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.machine import process_is_alive
 from IconRegistrationLib.text import set_translator
 from IconRegistrationLib.ui import process
 from IconRegistrationLib.ui.process import Callbacks, LineBuffer, WorkerProcess
@@ -95,7 +96,7 @@ def run(worker, told, request=REGISTER):
 
 
 def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists() if Path("/proc").exists() else process._is_alive(pid)
+    return Path(f"/proc/{pid}").exists() if Path("/proc").exists() else process_is_alive(pid)
 
 
 # ------------------------------------------------------------------------------------------------ all goes well

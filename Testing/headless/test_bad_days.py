@@ -29,12 +29,12 @@ from IconRegistrationLib.batch.cohort.driver import run_cohort
 from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.batch.pair import OutputOptions, PairFiles
+from IconRegistrationLib.errors import FolderError
 from IconRegistrationLib.io import images as image_files
 from IconRegistrationLib.io.images import write_image
 from IconRegistrationLib.networks.cards import shipped_cards
 from IconRegistrationLib.networks.unet import GradICON
 from IconRegistrationLib.registration.settings import Settings
-from IconRegistrationLib.workflow.folder import FolderError
 
 pytest.importorskip("distributed", reason="needs Dask")
 pytest.importorskip("cryptography", reason="needs cryptography")

@@ -29,10 +29,10 @@ from IconRegistrationLib.batch.cohort.entries import Entry
 from IconRegistrationLib.batch.cohort.tally import Tally
 from IconRegistrationLib.batch.command import main
 from IconRegistrationLib.batch.pair import PairFiles
-from IconRegistrationLib.errors import InputError
+from IconRegistrationLib.errors import FolderError, InputError
 from IconRegistrationLib.io.images import read_image, write_image
 from IconRegistrationLib.registration.settings import Settings
-from IconRegistrationLib.workflow.folder import FolderError, output_folder
+from IconRegistrationLib.workflow.folder import output_folder
 
 pytest.importorskip("distributed", reason="needs Dask")
 pytest.importorskip("cryptography", reason="needs cryptography")

@@ -17,7 +17,7 @@ from .formats import Format, format_of, reader_of, stem_of, suffixes_of, writer_
 from .integrity import check_voxels, refuse_sheared_nifti
 from .paths import existing_path
 from .sitk_images import ImageFile, grid_of, open_image, sitk_image, storable, write_sitk_image
-from .writing import replacing, writable
+from .writing import atomic_file, writable
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
         If the disk does not take it.
     """
     path = writable(path, suffixes_of(IMAGE_FORMATS, written=True), image.grid, image.name)
-    with replacing(path) as partial:
+    with atomic_file(path) as partial:
         writer_of(path, IMAGE_FORMATS)(image, partial)
 
 

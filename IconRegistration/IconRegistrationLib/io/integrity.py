@@ -119,7 +119,7 @@ def _held(stored: _Stored, needed: int) -> tuple[int, int]:
             if stored.floats is not None:
                 rest += fresh
                 whole = len(rest) - len(rest) % stored.itemsize
-                wrong += np.count_nonzero(~np.isfinite(np.frombuffer(rest[:whole], stored.floats)))
+                wrong += int(np.count_nonzero(~np.isfinite(np.frombuffer(rest[:whole], stored.floats))))
                 rest = rest[whole:]
             if held > needed:  # what follows was not promised, and may be without end
                 break

@@ -16,7 +16,7 @@ from ..spatial.geometry import Landmarks, flip_vectors
 from ..text import tr
 from .formats import Format, listed, reader_of, stem_of, suffixes_of, writer_of
 from .paths import existing_path
-from .writing import replacing, writable
+from .writing import atomic_file, writable
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> Landmarks:
@@ -79,7 +79,7 @@ def write_landmarks(landmarks: Landmarks, path: str | os.PathLike[str]) -> None:
         If the disk does not take it.
     """
     path = writable(path, suffixes_of(LANDMARK_FORMATS, written=True))
-    with replacing(path) as partial:
+    with atomic_file(path) as partial:
         writer_of(path, LANDMARK_FORMATS)(landmarks, partial)
 
 

@@ -18,7 +18,7 @@ from .images import IMAGE_FORMATS, read_image, write_image
 from .integrity import check_voxels
 from .paths import existing_path
 from .sitk_images import ImageFile, grid_of, open_image
-from .writing import replacing, writable
+from .writing import atomic_file, writable
 
 #: More distinct values than any atlas has: an image, not a label map.
 MOST_LABELS = 5000
@@ -61,7 +61,7 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike[str])
         write_image(label_map(segmentation), path)
         return
     path = writable(path, segmentation_suffixes(), segmentation.grid, segmentation.name)
-    with replacing(path) as partial:
+    with atomic_file(path) as partial:
         writer_of(path, SEGMENTATION_FORMATS)(segmentation, partial)
 
 

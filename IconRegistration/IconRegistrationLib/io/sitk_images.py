@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
 #: SimpleITK's description of a component -> numpy's type.
-COMPONENT_TYPES = {
+COMPONENT_TYPES: dict[str, np.dtype] = {
     "8-bit unsigned integer": np.dtype(np.uint8),
     "8-bit signed integer": np.dtype(np.int8),
     "16-bit unsigned integer": np.dtype(np.uint16),

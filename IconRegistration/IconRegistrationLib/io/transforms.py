@@ -21,7 +21,7 @@ from .formats import Format, listed, reader_of, suffixes_of, writer_of
 from .integrity import check_voxels
 from .paths import existing_path
 from .sitk_images import grid_of, open_image, read_errors, sitk_image, write_sitk_image
-from .writing import replacing, writable
+from .writing import atomic_file, writable
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -50,7 +50,7 @@ def write_field(field: DisplacementField, path: str | os.PathLike[str]) -> None:
         If the disk does not take it.
     """
     path = writable(path, suffixes_of(TRANSFORM_FORMATS, written=True), field.grid, tr("The field"))
-    with replacing(path) as partial:
+    with atomic_file(path) as partial:
         writer_of(path, TRANSFORM_FORMATS)(field, partial)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..io.writing import replacing, writable
+from ..io.writing import atomic_file, writable
 from ..plain import from_plain, to_plain
 from ..text import Sentence, english, tr
 from .values import Change, Deformation, LandmarkQuality, SegmentQuality, Similarity, mean_change, pair_of
@@ -189,13 +189,13 @@ class Report:
 
     def write_json(self, path) -> None:
         path = writable(path, (".json",))
-        with replacing(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
 
     def write_csv(self, path) -> None:
         """One line per measure and segment or landmark: group, name, measure, unit, before, after."""
         path = writable(path, (".csv",))
-        with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["group", "name", "measure", "unit", "before", "after"])
             for row in self.rows():

@@ -15,6 +15,7 @@ from pathlib import Path
 import slicer
 
 from ..errors import InputError
+from ..machine import process_is_alive
 from ..text import tr
 
 _FOLDER = "IconRegistration"
@@ -99,17 +100,4 @@ def _is_leftover(folder: Path, host: str) -> bool:
         old = time.time() - folder.stat().st_mtime > _ONE_DAY
     except OSError:  # another process removes it right now
         return False
-    return old or (match[1] == host and not _is_alive(int(match[2])))
-
-
-def _is_alive(process: int) -> bool:
-    """Whether a process of this machine runs; Windows, where asking would end it, always says yes."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+    return old or (match[1] == host and not process_is_alive(int(match[2])))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..io.writing import replacing
+from ..io.writing import atomic_file
 from ..plain import from_plain
 from ..quality.report import Report
 from ..registration.result import Registration
@@ -88,7 +88,7 @@ def write(folder: str | Path, **values: Any) -> None:
         (folder / INDEX).unlink(missing_ok=True)
         for number, array in enumerate(arrays):
             np.save(_array_file(folder, number), array, allow_pickle=False)
-        with replacing(folder / INDEX) as partial:
+        with atomic_file(folder / INDEX) as partial:
             partial.write_text(json.dumps(index), encoding="ascii")
     except OSError as error:
         megabytes = sum(array.nbytes for array in arrays) / 1e6

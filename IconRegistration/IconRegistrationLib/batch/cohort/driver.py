@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import InputError
+from ...errors import FolderError, InputError
+from ...io.writing import remove_stale_partials, write_error_message
 from ...networks.catalog import checked_weights
 from ...text import english, tr
-from ...workflow.folder import FolderError, clear_remains, trouble
 from ...workflow.pace import duration
 from ..pair import OutputOptions, check_settings, register_pair
 from ..progress import CohortProgress
@@ -113,7 +113,7 @@ def run_cohort(
     tally, progress = Tally() if tally is None else tally, progress or CohortProgress()
     folder = _cohort_folder(folder)
     with _locked(folder), _Signals() as signals:
-        clear_remains(folder / "pairs")
+        remove_stale_partials(folder / "pairs")
         if scheduler is None:
             _check_devices(entries)
         weights = _weights(entries, progress)
@@ -141,7 +141,7 @@ def run_cohort(
                         progress.say(tr("{problem} New ones are started.", problem=gone.args[0]))
         finally:
             _count_late_results(todo, tally)
-            clear_remains(folder / "pairs")
+            remove_stale_partials(folder / "pairs")
             _write_summary(folder, tally, progress)
     return tally
 
@@ -299,7 +299,7 @@ def _write_summary(folder: Path, tally: Tally, progress: CohortProgress) -> None
         write_table(folder, tally.left)
         write_page(folder, tally.left)
     except OSError as error:
-        reason = trouble(folder, error)
+        reason = write_error_message(folder, error)
         progress.say(tr("The summary could not be written: {reason}", reason=reason))
 
 
@@ -442,7 +442,7 @@ class _Driver:
             else:
                 write_row(job.failure, row)
         except OSError as error:
-            raise FolderError(trouble(job.failure.parent, error)) from None
+            raise FolderError(write_error_message(job.failure.parent, error)) from None
         del self._tally.left[job.entry.id]
         if row["state"] == "done":
             self._tally.done += 1

@@ -25,14 +25,13 @@ from pathlib import Path
 
 from ...errors import InputError, explain
 from ...io.paths import SERIES_SEPARATOR
-from ...io.writing import sha256_of
+from ...io.writing import atomic_folder, atomic_text_file, sha256_of
 from ...networks import catalog
 from ...text import english, one_line, tr
-from ...workflow.folder import check_folder, written_whole
+from ...workflow.folder import check_folder
 from ...workflow.roles import SEGMENT_ROLES
 from ..pair import OutputOptions, PairFiles, register_pair
 from .entries import Entry
-from .table import whole
 
 #: The row of a finished pair, among its results.
 ROW = "row.json"
@@ -108,7 +107,7 @@ def _register(job: Job, files: dict, began: float) -> None:
     pair = job.entry.pair
     if job.place.exists():
         check_folder(job.place, True, map(Path, pair.files.values()))
-    with written_whole(job.place) as partial:
+    with atomic_folder(job.place) as partial:
         results, notes = job.register(pair, partial, job.outputs, lambda stage, fraction: None, _load(job.weights))
         changed = [role for role, now in files_of(pair, files).items() if now["sha256"] is None]
         if changed:
@@ -165,7 +164,7 @@ def row_of(job: Job, files: dict, state: str, *, seconds=None, worker=None, erro
 
 def write_row(path: Path, row: dict) -> None:
     """Write a row atomically."""
-    with whole(path) as file:
+    with atomic_text_file(path) as file:
         json.dump(row, file, indent=1)
 
 

@@ -20,9 +20,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ... import __version__
+from ...io.writing import atomic_text_file
 from ...quality.verdicts import AMBER, GREEN, RED, level_in_words
 from ...text import english, tr
-from .table import numbers, read_row, row_files, whole, worst_level
+from .table import numbers, read_row, row_files, worst_level
 
 #: Width of a picture in the page in pixels, and the characters that all pictures may take.
 PICTURE_WIDTH = 1120
@@ -69,7 +70,7 @@ def write_page(folder: Path, left: Iterable[str] = ()) -> None:
     order.sort()
     head, tail = _template(folder.name)
     pictures = _Pictures()
-    with whole(folder / "cohort.html") as file:
+    with atomic_text_file(folder / "cohort.html") as file:
         file.write(head)
         words = {level: english(level_in_words(level)) for level in (GREEN, AMBER, RED)}
         about = {"made": time.strftime("%Y-%m-%d %H:%M"), "version": __version__, "words": words}

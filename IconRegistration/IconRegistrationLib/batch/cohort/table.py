@@ -9,13 +9,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
-from ...io.writing import replacing
+from ...io.writing import atomic_text_file
 from ...quality.verdicts import AMBER, GREEN, RED
 from ...text import tr
 
@@ -47,7 +44,7 @@ def write_table(folder: Path, left: Iterable[str] = ()) -> None:
     for path in row_files(folder):
         names.update(dict.fromkeys(_numbers_of(read_row(path))))
     shared_first = sorted(names, key=lambda name: ":" in name)
-    with whole(folder / "cohort.csv", newline="") as file:
+    with atomic_text_file(folder / "cohort.csv", newline="") as file:
         writer = csv.DictWriter(file, [*_COLUMNS, *shared_first])
         writer.writeheader()
         for row in rows(folder, left):
@@ -126,17 +123,3 @@ def _flat(tree: dict, suffix: str = "", prefix: str = "") -> dict[str, float | N
 def worst_level(report: dict) -> str:
     """Return the worst level of the verdicts of a `Report.to_dict()`."""
     return max((verdict["level"] for verdict in report["verdicts"]), key=_LEVELS.index)
-
-
-# -------------------------------------------------------------------------------------------------------------- files
-
-
-@contextmanager
-def whole(path: Path, newline: str = "\n") -> Iterator[TextIO]:
-    """A text file to write; it takes the name `path` once it is on the disk, and vanishes after any exception."""
-    # names of files may hold bytes that are no UTF-8: lone surrogates, written as JSON and Python escape them
-    how = {"encoding": "utf-8", "errors": "backslashreplace", "newline": newline}
-    with replacing(path) as partial, open(partial, "w", **how) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...errors import InputError
-from ...workflow.folder import FolderError
+from ...errors import FolderError, InputError
 from ..cohort.cluster import ClusterError
 from ..cohort.driver import run_cohort
 from ..cohort.entries import Entry, with_absolute_paths

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import InputError
+from ...errors import FolderError, InputError
+from ...io.writing import write_error_message
 from ...registration.settings import Settings
-from ...workflow.folder import FolderError, trouble
 from ..cohort.entries import Entry, with_absolute_paths
 from ..cohort.ids import MAX_ID_BYTES, names_of
 from ..cohort.job import ROW, read_row, write_row
@@ -161,7 +161,7 @@ def write_segmentation_of(target: Target, folder: Path, fusion: str, agreement: 
             write_image(fused.agreement, shares)
         write_row(note, made_of)
     except OSError as error:
-        raise FolderError(trouble(result.parent, error)) from None
+        raise FolderError(write_error_message(result.parent, error)) from None
     return True
 
 
