@@ -83,10 +83,7 @@ def purgeLibrary():
 @with_role_parameters
 @with_review_parameters
 class IconRegistrationParameterNode:
-    """Everything that the panel shows; saved with the scene.
-
-    ui/role_boxes adds the roles of the segments, ui/review_controls how a result is looked at.
-    """
+    """Everything that the panel shows, saved with the scene; ui/role_boxes and ui/review_controls add theirs."""
 
     fixedVolume: slicer.vtkMRMLScalarVolumeNode
     movingVolume: slicer.vtkMRMLScalarVolumeNode

@@ -60,7 +60,7 @@ def world_matrix(node) -> np.ndarray:
     try:
         return _linear_to_world(parent)
     except InputError as error:
-        raise InputError(tr("{name} lies under a transform. {error}", name=node.GetName(), error=error)) from None
+        raise InputError(tr("{name} is transformed by a parent. {error}", name=node.GetName(), error=error)) from None
 
 
 def linear_from_node(node) -> np.ndarray:

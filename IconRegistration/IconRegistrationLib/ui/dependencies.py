@@ -134,7 +134,7 @@ class SlicerInstaller:
 
 @contextmanager
 def _pip_constrained_by(constraints: Path) -> Iterator[None]:
-    """Every pip that is started meanwhile obeys the file. pip splits the variable at spaces, hence the URL."""
+    """Constrain every pip that is started meanwhile. pip splits the variable at spaces, hence the URL."""
     before = os.environ.get("PIP_CONSTRAINT")
     os.environ["PIP_CONSTRAINT"] = f"{before or ''} {constraints.as_uri()}".strip()
     try:

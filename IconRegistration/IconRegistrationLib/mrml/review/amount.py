@@ -11,7 +11,7 @@ from .scene_restore_point import SceneRestorePoint
 
 
 def set_warp_amount(transform, amount: float) -> None:
-    """Show that part of a grid transform's displacement, 0 (none) to 1 (all): what lies under it follows at once.
+    """Show that part of a grid transform's displacement, 0 (none) to 1 (all): what it transforms follows at once.
 
     It scales both directions of the node, and what a file of it or `field_from_node` would hold: see `viewing_copy`.
     Raises InputError if the node holds no displacement grid.

@@ -12,7 +12,7 @@ from .scene_restore_point import SceneRestorePoint
 def corresponding_point(forward, point) -> np.ndarray:
     """Where a point of the fixed image lies in the undeformed moving scan; both (x, y, z) in mm, RAS, world.
 
-    The whole map's answer, whatever amount of it is shown. The world is where the moving scan lies under its own linear
+    By the whole map, whatever amount of it is shown. The world is where the moving scan is with its own linear
     parents, if it has any: that place was registered.
     """
     whole = whole_transform(forward)

@@ -107,7 +107,7 @@ def put_under(restore_point: SceneRestorePoint, node, transform) -> None:
     Data that has a linear parent keeps its place in the world, where it was registered: the parent itself stays as it
     is, since other nodes (the fixed image, perhaps) may share it. A stand-in with the parent's matrix lies between data
     and registration, and knows its parent, also in a saved scene. It does not follow the parent: the registration would
-    not either. Data that already lies under `transform`, however far below, is left there; data under another of our
+    not either. Data that `transform` already transforms, however indirectly, stays; data under another of our
     registrations is taken out of that first. Raises InputError if the data has a non-linear parent.
     """
     if _lies_under(node, transform):
@@ -120,7 +120,7 @@ def put_under(restore_point: SceneRestorePoint, node, transform) -> None:
 
 
 def take_out(restore_point: SceneRestorePoint, node) -> None:
-    """Give data back the parent that it had before `put_under`; data that lies under none of ours is left alone."""
+    """Give data back the parent that it had before `put_under`; data that none of ours transforms is not changed."""
     parent = node.GetParentTransformNode()
     if parent is None or not _is_ours(parent):
         return

@@ -16,7 +16,7 @@ FULL_WARP = 100.0
 
 
 def _possible_amount(view: View, request: RegistrationRequest, nodes: ResultNodes) -> float:
-    """Only what lies under a transform can be warped in part."""
+    """Return all of it unless something is transformed live: only that can be warped in part."""
     return 1.0 if view.shown == "resampled" and not view.labels else view.amount
 
 
