@@ -24,7 +24,7 @@ from steps import Steps, network_run
 from IconRegistrationLib.errors import Cancelled
 from IconRegistrationLib.networks.inference import InferenceNetwork
 from IconRegistrationLib.networks.unet import GradICON
-from IconRegistrationLib.registration.objective import FieldRefinement, Pair
+from IconRegistrationLib.registration.objective import FieldRefinement, RefinementPair
 from IconRegistrationLib.registration.refine import linear_maps, refine
 from IconRegistrationLib.spatial.geometry import Grid
 
@@ -63,7 +63,7 @@ def maps_of(folder: Path, shape, moving, fixed) -> None:
 
 def refined(similarity: str, shape, moving, fixed) -> None:
     lattice, ones = Grid.from_parts(shape[::-1]), torch.ones_like(fixed)
-    pair = Pair(fixed, moving, ones, ones, lattice, lattice, np.eye(4))
+    pair = RefinementPair(fixed, moving, ones, ones, lattice, lattice, np.eye(4))
     refine(pair, *linear_maps(pair), FieldRefinement(steps=2, similarity=similarity))
 
 

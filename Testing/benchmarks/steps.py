@@ -58,12 +58,12 @@ def measure(variant: str, folder: Path, size: int, count: int) -> dict:
 
 
 def field_run(folder: Path, shape, moving, fixed):
-    from IconRegistrationLib.registration.objective import FieldRefinement, Pair
+    from IconRegistrationLib.registration.objective import FieldRefinement, RefinementPair
     from IconRegistrationLib.registration.refine import linear_maps, refine
     from IconRegistrationLib.spatial.geometry import Grid
 
     lattice, ones = Grid.from_parts(shape[::-1]), torch.ones_like(fixed)
-    pair = Pair(fixed, moving, ones, ones, lattice, lattice, np.eye(4))
+    pair = RefinementPair(fixed, moving, ones, ones, lattice, lattice, np.eye(4))
     maps = linear_maps(pair)
     return lambda steps: refine(pair, *maps, FieldRefinement(steps=1000, levels=(1,)), progress=steps)
 

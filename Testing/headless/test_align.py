@@ -169,8 +169,8 @@ def test_masks_shut_out_what_moves_otherwise():
     """A bright plate that lies elsewhere in the moving image pulls the alignment, unless both masks leave it out."""
     truth = a_map((3, 2, -6), (6, 3, -4))
     fixed, moving = fixed_head(), moving_head(truth)
-    places = fixed.grid.to_world(_indices(fixed.grid)), moving.grid.to_world(_indices(moving.grid))
-    plates = places[0][..., 1] < -52, places[1][..., 1] < -30
+    points = fixed.grid.to_world(_indices(fixed.grid)), moving.grid.to_world(_indices(moving.grid))
+    plates = points[0][..., 1] < -52, points[1][..., 1] < -30
     fixed = Image(np.where(plates[0], 3.0, fixed.array), fixed.grid)
     moving = Image(np.where(plates[1], 3.0, moving.array), moving.grid)
     masks = [Image((~plate).astype(np.uint8), image.grid) for plate, image in zip(plates, (fixed, moving), strict=True)]
@@ -256,6 +256,6 @@ def test_two_visits_of_one_patient_meet_where_the_published_transforms_say():
     first, second = (read_transform(folder / f"study{n}_FLAIR_to_common_space.txt") for n in (1, 2))
     brain = read_image(folder / "brainmask.nii.gz")
     common = brain.grid.to_world(np.argwhere(brain.array)[::5000, ::-1])
-    places, theirs = (np.array([t.TransformPoint(list(p)) for p in common]) for t in (first, second))
-    assert np.linalg.norm(theirs - places, axis=1).mean() > 8
-    assert np.linalg.norm(theirs - apply_affine(found.matrix, places), axis=1).max() < 0.7
+    points, theirs = (np.array([t.TransformPoint(list(p)) for p in common]) for t in (first, second))
+    assert np.linalg.norm(theirs - points, axis=1).mean() > 8
+    assert np.linalg.norm(theirs - apply_affine(found.matrix, points), axis=1).max() < 0.7

@@ -204,7 +204,7 @@ def test_warnings_name_what_they_are_about(tmp_path):
     assert "these are CT and MR" in said(Inputs(GOOD, GOOD), network, facts=(CT, MR))
     assert "choose mind" in said(Inputs(GOOD, GOOD), Settings(similarity="lncc"), facts=(CT, MR))
     assert "choose mind" not in said(Inputs(GOOD, GOOD), facts=(CT, MR))
-    assert "thin has only 6 slices" in said(Inputs(an_image((12, 12, 6), name="thin"), GOOD))
+    assert "thinned has only 6 slices" in said(Inputs(an_image((12, 12, 6), name="thinned"), GOOD))
     points = [Landmarks(np.zeros((2, 3)), labels, "points") for labels in (("a", "b"), ("a", "c"))]
     assert "2 landmarks have no partner of the same name (b, c)" in said(
         Inputs(GOOD, GOOD, fixed_landmarks=points[0], moving_landmarks=points[1])

@@ -8,10 +8,10 @@ import torch
 
 from IconRegistrationLib.errors import Cancelled, InputError
 from IconRegistrationLib.registration import refine as room
-from IconRegistrationLib.registration.objective import FieldRefinement, Pair, _Roughness
-from IconRegistrationLib.registration.refine import carried, contrast_agreement, linear_maps, refine
+from IconRegistrationLib.registration.objective import FieldRefinement, RefinementPair, Roughness
+from IconRegistrationLib.registration.refine import contrast_agreement, linear_maps, refine, resample_maps
 from IconRegistrationLib.registration.similarity import apply_along_axes
-from IconRegistrationLib.registration.splines import _bspline_matrix, _cubic_matrix
+from IconRegistrationLib.registration.splines import bspline_matrix, cubic_matrix
 from IconRegistrationLib.spatial.geometry import Grid, apply_affine
 from IconRegistrationLib.spatial.lattice import linear_between
 
@@ -35,7 +35,7 @@ def a_pair(fixed, moving, **changes):
     )
     ones = torch.ones_like(fixed)
     values = {"fixed_mask": ones, "moving_mask": ones, "linear": linear_between(*lattices)} | changes
-    return Pair(fixed, moving, fixed_lattice=lattices[0], moving_lattice=lattices[1], **values)
+    return RefinementPair(fixed, moving, fixed_lattice=lattices[0], moving_lattice=lattices[1], **values)
 
 
 def a_known_map(shape=SHAPE, voxels=2.0):
@@ -187,9 +187,9 @@ def test_linear_maps_are_the_linear_alignment():
         (phi_BA, moving, fixed, np.linalg.inv(turned)),
     ):
         kji = np.array([[0, 0, 0], [3, 29, 1], [25, 4, 33]])
-        places = phi[0, :, kji[:, 0], kji[:, 1], kji[:, 2]].T.double().numpy()
+        points = phi[0, :, kji[:, 0], kji[:, 1], kji[:, 2]].T.double().numpy()
         expected = apply_affine(matrix, here.to_world(kji[:, ::-1]))
-        np.testing.assert_allclose(apply_affine(there.unit_to_world(), places), expected, atol=2e-3)
+        np.testing.assert_allclose(apply_affine(there.unit_to_world(), points), expected, atol=2e-3)
 
 
 def test_a_carried_map_goes_where_it_went_on_the_lattices_it_comes_from():
@@ -211,14 +211,14 @@ def test_a_carried_map_goes_where_it_went_on_the_lattices_it_comes_from():
         """phi of a 4x4 in mm, from the samples of `domain`."""
         n = np.array(domain.shape)
         index = np.stack(np.meshgrid(*map(np.arange, n), indexing="ij"), -1)[..., ::-1].reshape(-1, 3)
-        places = target.to_index(apply_affine(matrix, domain.to_world(index)))
-        return torch.tensor(places[:, ::-1] / (n - 1)).float().T.reshape(1, 3, *n)
+        points = target.to_index(apply_affine(matrix, domain.to_world(index)))
+        return torch.tensor(points[:, ::-1] / (n - 1)).float().T.reshape(1, 3, *n)
 
     def both(pair):
         lattices = pair.fixed_lattice, pair.moving_lattice
         return mapped(forward, *lattices), mapped(np.linalg.inv(forward), *reversed(lattices))
 
-    for result, truth in zip(carried(*both(coarse), coarse, fine), both(fine), strict=True):
+    for result, truth in zip(resample_maps(*both(coarse), coarse, fine), both(fine), strict=True):
         torch.testing.assert_close(result, truth, rtol=0, atol=2e-6)
 
 
@@ -232,7 +232,7 @@ def roughness(space, displacement):
 def test_the_regularisers_equal_their_closed_forms():
     """A linear displacement has a constant gradient; two maps that undo each other have no inconsistency."""
     pair = a_pair(a_blurred_noise(), a_blurred_noise())
-    space = room._Space(pair)
+    space = room.BoxGeometry(pair)
     gradient = np.array([[0.02, 0.01, 0.0], [0.0, -0.03, 0.01], [0.01, 0.0, 0.02]])  # mm per mm along x, y, z of LPS
     fields = []
     for here, there in ((pair.fixed_lattice, pair.moving_lattice), (pair.moving_lattice, pair.fixed_lattice)):
@@ -254,12 +254,12 @@ def test_the_regularisers_equal_their_closed_forms():
     shift = torch.tensor(np.linalg.inv(pair.moving_lattice.faces_to_world()[:3, :3]) @ [2.0, -1.0, 1.5])
     there = shift.float().view(1, 3, 1, 1, 1).expand(1, 3, *SHAPE)
     back = -(space.linear[1, :3, :3] @ shift.float()).view(1, 3, 1, 1, 1).expand(1, 3, *SHAPE)
-    assert space.inverse_inconsistency(torch.cat([there, back])).item() < 1e-9
-    assert space.inverse_inconsistency(torch.cat([there, 0 * back])).item() < 1e-9  # a constant has no derivative
-    assert space.inverse_inconsistency(displacement.detach()).item() > 1e-4
+    assert space.inverse_consistency_loss(torch.cat([there, back])).item() < 1e-9
+    assert space.inverse_consistency_loss(torch.cat([there, 0 * back])).item() < 1e-9  # a constant has no derivative
+    assert space.inverse_consistency_loss(displacement.detach()).item() > 1e-4
 
 
-@pytest.mark.parametrize("matrix", [_bspline_matrix, _cubic_matrix])
+@pytest.mark.parametrize("matrix", [bspline_matrix, cubic_matrix])
 def test_spline_matrices_reproduce_a_straight_line(matrix):
     """A cubic basis reproduces linear functions away from the ends, where the last control point repeats."""
     count, controls = 23, 12
@@ -273,11 +273,11 @@ def test_spline_matrices_reproduce_a_straight_line(matrix):
 
 def test_folds_are_removed_and_nothing_else_changes():
     pair = a_pair(a_blurred_noise(), a_blurred_noise())
-    space = room._Space(pair)
+    space = room.BoxGeometry(pair)
     displacement = torch.zeros(2, 3, *SHAPE)
     displacement[0, 0, 10:14, 10:14, 10:14] = 0.25  # four voxels along x within four voxels: folded
     assert (space.jacobian(displacement) <= 0).any()
-    unfolded = room._unfolded(space, displacement)
+    unfolded = room.remove_folds(space, displacement)
     assert space.jacobian(unfolded).min() >= room.LEAST_JACOBIAN
     assert torch.equal(unfolded[1], displacement[1])
     assert torch.equal(unfolded[0, :, :, :, 25:], displacement[0, :, :, :, 25:])
@@ -289,8 +289,8 @@ def test_the_jacobian_equals_that_of_the_flattened_field():
 
     pair = a_pair(a_blurred_noise(), a_blurred_noise())
     phi = a_known_map()
-    space = room._Space(pair)
-    displacement = torch.cat([room._faces_from_phi(phi)] * 2) - space.linear_places(SHAPE)
+    space = room.BoxGeometry(pair)
+    displacement = torch.cat([room.faces_from_phi(phi)] * 2) - space.linear_points(SHAPE)
     field = displacement_from_phi(phi, pair.fixed_lattice, pair.moving_lattice)
     linear = np.linalg.det(pair.linear[:3, :3])
     mine = space.jacobian(displacement)[0, 0].numpy() * linear
@@ -299,11 +299,11 @@ def test_the_jacobian_equals_that_of_the_flattened_field():
 
 def test_roughness_of_a_spline_is_that_of_its_samples():
     pair = a_pair(a_blurred_noise(), a_blurred_noise(1))
-    space, shape, controls = room._Space(pair), pair.fixed_lattice.shape, (9, 12, 14)
-    spline = [_bspline_matrix(n, c) for n, c in zip(shape, controls, strict=True)]
+    space, shape, controls = room.BoxGeometry(pair), pair.fixed_lattice.shape, (9, 12, 14)
+    spline = [bspline_matrix(n, c) for n, c in zip(shape, controls, strict=True)]
     voxel = torch.tensor([2 / n for n in reversed(shape)]).view(3, 1, 1, 1)
     start = 0.1 * torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(2))
-    form = _Roughness(space, start, spline, voxel)
+    form = Roughness(space, start, spline, voxel)
     coefficients = torch.randn(2, 3, *controls, generator=torch.Generator().manual_seed(3))
     value, derivative = form(coefficients)
     coefficients.requires_grad_()
@@ -320,33 +320,35 @@ def test_the_derivative_is_that_of_the_documented_loss(similarity, term):
     """Term by term against automatic differentiation of the whole."""
     moving = a_blurred_noise()
     pair = a_pair(a_warped(moving, a_known_map()), moving)
-    space, shape = room._Space(pair), pair.fixed_lattice.shape
+    space, shape = room.BoxGeometry(pair), pair.fixed_lattice.shape
     weights = {name: 1e3 if name == term else 0.0 for name in ("inverse_consistency", "diffusion")}
     options = FieldRefinement(similarity=similarity, **weights)
     draw = torch.Generator().manual_seed(1)
-    start = 0.1 * room._smoothly_resized(torch.randn(2, 3, 5, 5, 5, generator=draw), shape)
-    objective = room._Objective(pair, space, start, options)
+    start = 0.1 * room.resize_smoothly(torch.randn(2, 3, 5, 5, 5, generator=draw), shape)
+    objective = room.Objective(pair, space, start, options)
     coefficients = torch.randn(2, 3, *objective.controls, generator=draw)
     # the mean over the turns
     turns = [(0, 0), (0, 1), (1, 0), (1, 1)] if similarity == "mind" else [()]
     derivative = sum(objective.derivative(coefficients, step) for step in range(len(turns))) / len(turns)
 
     def displacement(shape):
-        matrices = [_bspline_matrix(n, c) for n, c in zip(shape, objective.controls, strict=True)]
+        matrices = [bspline_matrix(n, c) for n, c in zip(shape, objective.controls, strict=True)]
         voxel = torch.tensor([2 / n for n in reversed(pair.fixed_lattice.shape)]).view(3, 1, 1, 1)
-        return torch.einsum("abijk,xi,yj,zk->abxyz", coefficients, *matrices) * voxel + room._resized(start, shape)
+        return torch.einsum("abijk,xi,yj,zk->abxyz", coefficients, *matrices) * voxel + room.resize_by_area(
+            start, shape
+        )
 
     coefficients.requires_grad_()
     everywhere = displacement(shape)
-    level, places = room._Level(pair, shape, options), space.linear_places(shape) + everywhere
+    level, points = room.LevelImages(pair, shape, options), space.linear_points(shape) + everywhere
     parts = [tuple(slice(n, None, 2) for n in turn) for turn in turns]
     every = (slice(None), slice(None))
-    loss = sum(level.dissimilarity(places[(*every, *(part or every))], part or every) for part in parts) / len(parts)
+    loss = sum(level.dissimilarity(points[(*every, *(part or every))], part or every) for part in parts) / len(parts)
     if similarity == "mind":  # as many voxels count in each, nearly
-        assert loss.item() == pytest.approx(level.dissimilarity(places).item(), rel=0.03)
-    thin = [max(n // 2, c) for n, c in zip(shape, objective.controls, strict=True)]
-    assert thin != [n // 2 for n in shape]  # along the thick slices it is all of them
-    loss = loss + options.inverse_consistency * space.inverse_inconsistency(displacement(thin))
+        assert loss.item() == pytest.approx(level.dissimilarity(points).item(), rel=0.03)
+    thinned = [max(n // 2, c) for n, c in zip(shape, objective.controls, strict=True)]
+    assert thinned != [n // 2 for n in shape]  # along the thick slices it is all of them
+    loss = loss + options.inverse_consistency * space.inverse_consistency_loss(displacement(thinned))
     loss = loss + options.diffusion * torch.log1p(roughness(space, everywhere) / options.roughness)
     (expected,) = torch.autograd.grad(loss, coefficients)
     assert expected.abs().max() > 1e-5

@@ -15,7 +15,7 @@ from ..workflow.roles import SEGMENT_ROLES, apply_roles, complete_roles, compute
 from .outputs import write_results
 
 if TYPE_CHECKING:
-    from ..registration.register import Progress
+    from ..registration.register import StageProgress
     from ..workflow.results import Inputs, Results
 
 
@@ -57,7 +57,7 @@ class OutputOptions:
 
 
 def register_pair(
-    pair: PairFiles, folder: Path, outputs: OutputOptions, progress: Progress, load: Callable | None = None
+    pair: PairFiles, folder: Path, outputs: OutputOptions, progress: StageProgress, load: Callable | None = None
 ) -> tuple[Results, list[str]]:
     """Read, check, register and write into the empty `folder`: the results, and what was left out and why.
 
@@ -70,7 +70,7 @@ def register_pair(
 
 
 def compute_pair(
-    pair: PairFiles, inputs: Inputs, outputs: OutputOptions, progress: Progress, load: Callable | None = None
+    pair: PairFiles, inputs: Inputs, outputs: OutputOptions, progress: StageProgress, load: Callable | None = None
 ) -> Results:
     """Register what was read; `register_pair` without its folder."""
     from ..machine import keep_freed_memory

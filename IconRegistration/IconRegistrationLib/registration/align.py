@@ -4,9 +4,9 @@ Maximised is mutual information from Parzen windows (Thevenaz and Unser, IEEE TI
 on two isotropic levels, over all voxels. Each image is sampled where the other's voxels are, and both directions count
 alike: what interpolation blurs in one of them it blurs in the other, and fixed and moving may be swapped. Steps are
 Levenberg's and Marquardt's, with the outer product of the gradients of single voxels for the curvature: mutual
-information is a mean log-likelihood (Berndt et al., Annals of Economic and Social Measurement 1974). What surrounds
-that is a choice of starting points, and the promise that the result is never worse than the best of them, judged by
-one measure on the same samples.
+information is a mean log-likelihood (Berndt et al., Annals of Economic and Social Measurement 1974). The optimisation
+begins at several starting points, and the result is never worse than the best of them, by one measure on the same
+samples.
 
 Runs agree to the bit; with another number of threads sums are added in another order, and maps agree to a hundredth of
 a millimetre.
@@ -26,13 +26,14 @@ from ..errors import InputError
 from ..machine import map_both_directions
 from ..spatial.geometry import Grid, Image
 from ..spatial.sampling import coverage, sample_mask, smooth_sample
+from ..text import tr
 from .settings import ALIGNMENTS
 
 #: Samples of the smaller image at the coarse and the fine level: what a rigid alignment of a head needs.
 COARSE_VOXELS = 20_000
 FINE_VOXELS = 100_000
 FINEST_VOXELS = 400_000
-#: And at most this many times as many of the larger one: a small crop's spacing would fill the memory with a body.
+#: Most samples of the larger image, in multiples of the smaller one's: a crop's spacing would make too many of a body.
 MOST_TIMES_AS_MANY = 16
 #: Least share of the smaller image that must overlap for a starting point to be considered.
 LEAST_OVERLAP = 0.2
@@ -48,14 +49,20 @@ SHORTEST_STEP = 0.01
 
 @dataclass(frozen=True)
 class Alignment:
-    """A linear map and how it came about.
+    """A linear map and how it was found.
 
-    matrix: 4x4 float64, fixed mm -> moving mm, LPS.
-    kind: what was asked for.
-    start: where the optimisation began ("header", "centre", "mass" or "initial"); with "kept" or "rigid kept" where
-        that was better than what the optimisation made of it.
-    before, after: normalised mutual information at the headers (or the given initial transform) and at the result,
-        the mean of both directions; None where nothing was looked for.
+    Attributes
+    ----------
+    matrix : np.ndarray
+        4x4 float64, fixed mm -> moving mm (LPS).
+    kind : str
+        What was asked for.
+    start : str
+        Where the optimisation began ("header", "centre", "mass" or "initial"); with "kept" or "rigid kept" where that
+        was better than the optimised map.
+    before, after : float | None
+        Normalised mutual information at the headers (or the given initial transform) and at the result, the mean of
+        both directions; None where nothing was optimised.
     """
 
     matrix: np.ndarray
@@ -65,22 +72,46 @@ class Alignment:
     after: float | None = None
 
     def __str__(self) -> str:
+        """Return the alignment in one line of English."""
         if self.after is None:
             return f"{self.kind}: by the {self.start}"
         return f"{self.kind} from {self.start}: normalised mutual information {self.before:.4f} -> {self.after:.4f}"
 
 
 def joint_histogram(first: np.ndarray, second: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """[bins, bins] counts of value pairs; first, second: values in [0, 1] at the same places."""
+    """Count value pairs.
+
+    Parameters
+    ----------
+    first, second : np.ndarray
+        Values in [0, 1] of two images at the same points.
+    bins : int
+        Bins of [0, 1].
+
+    Returns
+    -------
+    np.ndarray
+        [bins, bins] counts.
+    """
     a, b = (np.clip(values * bins, 0, bins - 1).astype(np.int64).ravel() for values in (first, second))
     return np.bincount(a * bins + b, minlength=bins * bins).reshape(bins, bins)
 
 
 def normalised_mutual_information(joint: np.ndarray) -> float:
-    """(H(A) + H(B)) / H(A, B) in [1, 2], from a joint histogram (Studholme et al., Pattern Recognition 1999)."""
+    """Return (H(A) + H(B)) / H(A, B) in [1, 2] of a joint histogram.
+
+    References
+    ----------
+    Studholme et al., Pattern Recognition 1999.
+
+    Examples
+    --------
+    >>> float(normalised_mutual_information(np.eye(4)))
+    2.0
+    """
     joint = joint / joint.sum()
-    whole = _entropy(joint)
-    return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / whole if whole > 0 else 1.0
+    together = _entropy(joint)
+    return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / together if together > 0 else 1.0
 
 
 def _entropy(p: np.ndarray) -> float:
@@ -98,20 +129,45 @@ def align(
     moving_mask: Image | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
-    """The linear map from fixed to moving, mm, LPS.
+    """Find the linear map from the fixed to the moving image.
 
-    kind: "none" (world coordinates as they are), "centre" (centres of the grids), "mass" (centres of the bright
-        matter), "rigid", "similarity" or "affine". The last three start at the best of header, centres and centres of
-        mass, each also turned about its axes, or at `initial` (4x4, fixed mm -> moving mm) if given.
-    fixed_mask, moving_mask: where the images count (non-zero), on grids of their own.
-    progress: called with the done fraction; may raise to stop.
-    Raises InputError for an unknown kind, and where no starting point makes the images overlap.
+    Parameters
+    ----------
+    fixed, moving : Image
+        Volumes [k, j, i]; their affines map voxels (i, j, k) to mm (LPS).
+    kind : str
+        "none" (world coordinates as they are), "centre" (centres of the grids), "mass" (centres of the bright matter),
+        "rigid", "similarity" or "affine". The last three start at the best of header, centres and centres of mass, each
+        also rotated about its axes, or at `initial` if given.
+    initial : np.ndarray, optional
+        4x4, fixed mm -> moving mm (LPS).
+    fixed_mask, moving_mask : Image, optional
+        Where the images count (non-zero), on grids of their own.
+    progress : Callable[[float], None], optional
+        Called with the done fraction; may raise to stop.
+
+    Returns
+    -------
+    Alignment
+        The map and how it was found.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind, and where no starting point makes the images overlap.
+
+    References
+    ----------
+    Mattes et al., IEEE TMI 2003; Thevenaz and Unser, IEEE TIP 2000.
     """
     if kind not in ALIGNMENTS:
-        raise InputError(f"No alignment is called {kind!r}; choose one of {', '.join(ALIGNMENTS)}.")
+        raise InputError(
+            tr("No alignment is called {kind}; choose one of {kinds}.", kind=repr(kind), kinds=", ".join(ALIGNMENTS))
+        )
+    if kind == "none" and initial is None:
+        return Alignment(np.eye(4), kind, "header")
     if kind == "none":
-        matrix, start = (np.eye(4), "header") if initial is None else (np.array(initial, np.float64), "initial")
-        return Alignment(matrix, kind, start)
+        return Alignment(np.array(initial, np.float64), kind, "initial")
     images = fixed, moving
     masks = [
         None if mask is None else sample_mask(mask, image.grid)
@@ -122,9 +178,9 @@ def align(
         for image, mask in zip(images, masks, strict=True)
     ]
 
-    def level(voxels: int) -> _Pair:
+    def level(voxels: int) -> _ImagePair:
         grids = _lattices(fixed.grid, moving.grid, voxels)
-        return _Pair(*(_Level.of(*side) for side in zip(images, masks, limits, grids, strict=True)))
+        return _ImagePair(*(_LatticeImage.of(*side) for side in zip(images, masks, limits, grids, strict=True)))
 
     coarse = level(COARSE_VOXELS)
     if initial is not None:
@@ -141,22 +197,26 @@ def align(
         return Alignment(starts[start], kind, start, coarse.score(header), coarse.score(starts[start]))
 
     distinct: dict[str, np.ndarray] = {}  # where the images overlap, and farther than 1 mm from each other
-    for name, start in starts.items():
-        apart = all(np.abs(start - other).max() > 1 for other in distinct.values())
-        if apart and np.isfinite(coarse.score(start)):
-            distinct[name] = start
+    for name, matrix in starts.items():
+        apart = all(np.abs(matrix - other).max() > 1 for other in distinct.values())
+        if apart and np.isfinite(coarse.score(matrix)):
+            distinct[name] = matrix
     starts = distinct
     if not starts:
         raise InputError(
-            f"{fixed.name} and {moving.name} do not overlap even with their centres on each other; "
-            "check that they show the same region, or give an initial transform."
+            tr(
+                "{fixed} and {moving} do not overlap even with their centres on each other; check that they show the "
+                "same region, or give an initial transform.",
+                fixed=fixed.name,
+                moving=moving.name,
+            )
         )
-    steps = _Steps(len(starts) + (3 if kind == "rigid" else 4), progress)
+    steps = _StepProgress(len(starts) + (3 if kind == "rigid" else 4), progress)
     rigid = {name: _optimise("rigid", coarse, matrix, steps.next()) for name, matrix in starts.items()}
     start = max(rigid, key=lambda name: coarse.score(rigid[name]))
-    turned, step = _best_turn(coarse, rigid[start]), steps.next()
-    matrix = rigid[start] if turned is None else _optimise("rigid", coarse, turned, step)
-    candidates = {f"{name}, kept": place for name, place in starts.items()}
+    rotated, step = _best_rotation(coarse, rigid[start]), steps.next()
+    matrix = rigid[start] if rotated is None else _optimise("rigid", coarse, rotated, step)
+    candidates = {f"{name}, kept": kept for name, kept in starts.items()}
     stretched = matrix
     if kind != "rigid":
         candidates[f"{start}, rigid kept"] = matrix
@@ -166,8 +226,8 @@ def align(
     result = _optimise(kind, level(FINEST_VOXELS), result, steps.next())
     if _is_plausible(result @ np.linalg.inv(matrix)):
         candidates[start] = result
-    final = {name: fine.score(place) for name, place in candidates.items()}
-    start = max(final, key=final.get)
+    final = {name: fine.score(candidate) for name, candidate in candidates.items()}
+    start = max(final, key=lambda name: final[name])
     return Alignment(candidates[start], kind, start, fine.score(header), final[start])
 
 
@@ -177,7 +237,7 @@ def _is_plausible(matrix: np.ndarray) -> bool:
     return bool(stretches.min() > 0.5 and stretches.max() < 2)
 
 
-class _Steps:
+class _StepProgress:
     """Divides the progress of a run evenly among `count` steps."""
 
     def __init__(self, count: int, progress: Callable[[float], None] | None):
@@ -193,8 +253,9 @@ class _Steps:
 
 
 def _lattices(fixed: Grid, moving: Grid, voxels: int) -> tuple[Grid, Grid]:
-    """Lattices over both images, at the spacing at which the smaller one has about `voxels`, or a coarser one if the
-    larger would have more than MOST_TIMES_AS_MANY times as many.
+    """Make lattices over both images, at the spacing at which the smaller one has about `voxels` samples.
+
+    The spacing is coarser if the larger one would have more than MOST_TIMES_AS_MANY times as many.
     """
     small, large = sorted(np.prod(grid.extent) for grid in (fixed, moving))
     finest = min(grid.spacing.min() for grid in (fixed, moving))
@@ -203,7 +264,7 @@ def _lattices(fixed: Grid, moving: Grid, voxels: int) -> tuple[Grid, Grid]:
 
 
 def _isotropic(grid: Grid, spacing: float) -> Grid:
-    """A right-angled lattice of `spacing` mm over the box of `grid`, along its axes (or nearly so where it shears)."""
+    """Make a right-angled lattice of `spacing` mm over the box of `grid`, along its axes, or nearly where it shears."""
     left, _, right = np.linalg.svd(grid.direction)
     axes = left @ right
     corners = grid.corners(faces=True) @ axes
@@ -214,7 +275,7 @@ def _isotropic(grid: Grid, spacing: float) -> Grid:
 
 
 def robust_range(array: np.ndarray) -> tuple[float, float]:
-    """Where the histogram lies without its tails: metal and noise spikes would eat most of the bins."""
+    """Return the range of the values without the tails of the histogram, which metal and noise make long."""
     values = array.ravel()[:: max(1, array.size // 1_000_000)]
     values = values[np.isfinite(values)]
     if not values.size:
@@ -224,14 +285,14 @@ def robust_range(array: np.ndarray) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Level:
-    """An image on an isotropic, right-angled lattice, to sample and to be sampled.
+class _LatticeImage:
+    """An image on an isotropic, right-angled lattice.
 
     array: [k, j, i] float32 in [0, 1].
-    mask: bool [k, j, i], where it counts; None everywhere.
+    mask: bool [k, j, i], where it counts; None where every voxel does.
     voxels: [4, n] float32, (i, j, k, 1) of the voxels within the mask.
-    bins: [n] int64, theirs of BINS.
-    volume: [1, 5, k, j, i] float32, all zero off the mask: value, one, and slope along i, j and k. Interpolated with
+    bins: [n] int64, intensity bin index of each of these voxels, 0..BINS-1.
+    volume: [1, 5, k, j, i] float32, zero outside the mask: value, one, and gradient along i, j and k. Interpolated with
         zeros around it and divided by the second, it mixes in nothing from beyond the mask or the image.
     """
 
@@ -243,14 +304,14 @@ class _Level:
     volume: torch.Tensor
 
     @classmethod
-    def of(cls, image: Image, mask: np.ndarray | None, limits: tuple[float, float], grid: Grid) -> _Level:
+    def of(cls, image: Image, mask: np.ndarray | None, limits: tuple[float, float], grid: Grid) -> _LatticeImage:
         """mask: on the grid of the image; limits: the values that become 0 and 1."""
         low, high = limits
         array = (np.nan_to_num(image.array, nan=low).astype(np.float32).clip(low, high) - low) / max(high - low, 1e-6)
         if mask is None:
             inside = None
             array = smooth_sample(array, image.grid, grid)
-        else:  # what lies off the mask must not be smoothed into it
+        else:  # values outside the mask must not be smoothed into it
             share = smooth_sample(mask, image.grid, grid)
             inside = share > 0.5
             array = smooth_sample(array * mask, image.grid, grid) / np.maximum(share, 1e-6)
@@ -302,14 +363,14 @@ def _rotation(vector: np.ndarray, centre: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------- mutual information
 
 
-class _Pair:
-    """Two levels, and how well a map (4x4, fixed mm -> moving mm) brings them together.
+class _ImagePair:
+    """Both images on their lattices, and how well a map (4x4, fixed mm -> moving mm) brings them together.
 
-    frame: 4x4, coordinates about the fixed image's matter, in which about 1 is its radius -> fixed mm. There turns,
+    frame: 4x4, coordinates about the fixed image's centre of mass, scaled by its radius -> fixed mm. In them rotations,
         stretches and shifts are of one size.
     """
 
-    def __init__(self, fixed: _Level, moving: _Level):
+    def __init__(self, fixed: _LatticeImage, moving: _LatticeImage):
         self.fixed, self.moving = fixed, moving
         self.radius = float(np.linalg.norm(fixed.grid.extent) / np.sqrt(12))
         self.frame = np.diag([self.radius, self.radius, self.radius, 1.0])
@@ -321,7 +382,9 @@ class _Pair:
         volumes = [np.prod(level.grid.extent) for level in (self.fixed, self.moving)]
         if shared < LEAST_OVERLAP * min(volumes[0], volumes[1] / abs(np.linalg.det(matrix[:3, :3]))):
             return -np.inf
-        joints = map_both_directions(lambda *look: _Look(*look).joint, *zip(*self._looks(matrix), strict=True))
+        joints = map_both_directions(
+            lambda *direction: _DirectedSamples(*direction).joint, *zip(*self._directions(matrix), strict=True)
+        )
         if not all(joint.sum() > 0 for joint in joints):
             return -np.inf
         coarser = [joint.reshape(BINS, BINS, REFINEMENT).sum(2) for joint in joints]
@@ -333,13 +396,15 @@ class _Pair:
         The map is matrix @ frame @ (1 + change) @ frame^-1, `change` the 12 upper entries of a 4x4, row by row.
         Returns the value (-inf where nothing overlaps), its gradient [12] and the curvature [12, 12].
         """
-        found = map_both_directions(lambda *look: _Look(*look).ascent(), *zip(*self._looks(matrix), strict=True))
+        found = map_both_directions(
+            lambda *direction: _DirectedSamples(*direction).ascent(), *zip(*self._directions(matrix), strict=True)
+        )
         (value, gradient, curvature), (back, back_gradient, back_curvature) = found
         # seen from the moving image the frame's points move the other way
         return (value + back) / 2, (gradient - back_gradient) / 2, (curvature + back_curvature) / 2
 
-    def _looks(self, matrix: np.ndarray) -> tuple[tuple, tuple]:
-        """What `_Look` is made of, for each of the two."""
+    def _directions(self, matrix: np.ndarray) -> tuple[tuple, tuple]:
+        """Arguments of `_DirectedSamples` for each of the two directions."""
         to_moving = np.linalg.inv(self.moving.grid.affine) @ matrix @ self.frame
         to_fixed = np.linalg.inv(self.fixed.grid.affine) @ self.frame
         return (
@@ -348,14 +413,14 @@ class _Pair:
         )
 
 
-class _Look:
+class _DirectedSamples:
     """One image sampled at the other's voxels, which pass through a frame: `to_frame`, then `onwards` (4x4)."""
 
-    def __init__(self, here: _Level, there: _Level, to_frame: np.ndarray, onwards: np.ndarray):
+    def __init__(self, here: _LatticeImage, there: _LatticeImage, to_frame: np.ndarray, onwards: np.ndarray):
         to_unit = np.diag([*(2 / (np.array(there.grid.size) - 1)), 1.0])  # grid_sample: -1 and 1 at the outer centres
         to_unit[:3, 3] = -1
-        places = _float32((to_unit @ onwards @ to_frame)[:3]) @ here.voxels
-        sampled = F.grid_sample(there.volume, places.T[None, None, None], padding_mode="zeros", align_corners=True)
+        points = _float32((to_unit @ onwards @ to_frame)[:3]) @ here.voxels
+        sampled = F.grid_sample(there.volume, points.T[None, None, None], padding_mode="zeros", align_corners=True)
         value, self._weight, *slopes = sampled[0, :, 0, 0]
         seen = self._weight.clamp_min(1e-6)
         column = (value / seen * (BINS * REFINEMENT)).long().clamp_(0, BINS * REFINEMENT - 1)
@@ -368,7 +433,7 @@ class _Look:
         )
 
     def ascent(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """Value, gradient and curvature: `_Pair.ascent` for one direction."""
+        """Value, gradient and curvature: `_ImagePair.ascent` for one direction."""
         total = self.joint.sum()
         if not total > 0:
             return -np.inf, np.zeros(12), np.zeros((12, 12))
@@ -407,14 +472,14 @@ PARZEN, PARZEN_SLOPE = _parzen()
 # ----------------------------------------------------------------------------------------------------- optimisation
 
 
-def _best_turn(pair: _Pair, matrix: np.ndarray) -> np.ndarray | None:
-    """`matrix` turned by up to 40 degrees, where that is better by itself: the optimiser was in another valley."""
+def _best_rotation(pair: _ImagePair, matrix: np.ndarray) -> np.ndarray | None:
+    """`matrix` rotated by up to 40 degrees where that is better by itself: the optimiser was in a local maximum."""
     centre = pair.frame[:3, 3]
     best, found = pair.score(matrix), None
     for axis, angle in product(np.eye(3), (-40, -20, 20, 40)):
-        turned = matrix @ _rotation(axis * angle, centre)
-        if (score := pair.score(turned)) > best:
-            best, found = score, turned
+        rotated = matrix @ _rotation(axis * angle, centre)
+        if (score := pair.score(rotated)) > best:
+            best, found = score, rotated
     return found
 
 
@@ -427,14 +492,14 @@ def _generators(kind: str) -> np.ndarray:
     around = [(1, 2), (2, 0), (0, 1)]
     changes = [unit[:, :, b, a] - unit[:, :, a, b] for a, b in around] + [unit[:, :, a, 3] for a in range(3)]
     if kind == "similarity":
-        changes.append(sum(unit[:, :, a, a] for a in range(3)))
+        changes.append(np.sum([unit[:, :, a, a] for a in range(3)], axis=0))
     if kind == "affine":
         changes += [unit[:, :, a, a] for a in range(3)]
         changes += [unit[:, :, b, a] + unit[:, :, a, b] for a, b in around]
     return np.stack(changes).reshape(-1, 12)
 
 
-def _optimise(kind: str, pair: _Pair, start: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
+def _optimise(kind: str, pair: _ImagePair, start: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
     """`start` improved by a map of `kind`, applied before it: x -> start(map(x))."""
     changes, voxel = _generators(kind), float(pair.fixed.grid.spacing.mean())
     back = np.linalg.inv(pair.frame)
@@ -445,7 +510,7 @@ def _optimise(kind: str, pair: _Pair, start: np.ndarray, progress: Callable[[flo
         slope, bend = changes @ gradient, changes @ curvature @ changes.T
         bend += np.diag(damping * np.diag(bend) + 1e-12)  # the latter where an image has no structure
         step = np.linalg.solve(bend, slope)
-        length = np.linalg.norm(step) * pair.radius / voxel
+        length = float(np.linalg.norm(step)) * pair.radius / voxel
         step *= min(1.0, LONGEST_STEP / max(length, 1e-12))
         change = torch.zeros(4, 4, dtype=torch.float64)
         change[:3] = torch.from_numpy((step @ changes).reshape(3, 4))

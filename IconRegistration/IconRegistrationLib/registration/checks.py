@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..machine import physical_memory
 from ..spatial.geometry import Grid, Image, Segmentation
 from ..spatial.lattice import REFINEMENT_VOXELS
+from ..text import tr
 from .similarities import SIMILARITIES
 
 #: Fewest voxels along an axis from which a deformation can be told.
@@ -33,9 +34,23 @@ def check_pair(
     moving_labels: Segmentation | None = None,
     look: Callable[[Image], None] | None = None,
 ) -> None:
-    """Raises InputError if one of these cannot take part in a registration.
+    """Check that images, masks and labels can take part in a registration.
 
-    look: `check_image`, or what remembers its answers.
+    Parameters
+    ----------
+    fixed, moving : Image
+        The two images.
+    fixed_mask, moving_mask : Image, optional
+        Non-zero where the images count, on grids of their own.
+    fixed_labels, moving_labels : Segmentation, optional
+        Both or neither.
+    look : Callable[[Image], None], optional
+        `check_image`, or what remembers its answers.
+
+    Raises
+    ------
+    InputError
+        Naming the value that is wrong, and the remedy.
     """
     check_memory(fixed.grid, moving.grid)
     for image, mask, labels in ((fixed, fixed_mask, fixed_labels), (moving, moving_mask, moving_labels)):
@@ -45,49 +60,81 @@ def check_pair(
         if labels is not None:
             check_overlap(labels, image)
     if (fixed_labels is None) != (moving_labels is None):
-        raise InputError("Labels guide the registration only if both images have them; give both segmentations.")
-    if fixed_labels is not None and not set(fixed_labels.by_name()) & set(moving_labels.by_name()):
+        raise InputError(tr("Labels guide the registration only if both images have them; give both segmentations."))
+    if fixed_labels is None or moving_labels is None:
+        return
+    if not set(fixed_labels.by_name()) & set(moving_labels.by_name()):
         raise InputError(
-            f"No segment has the same name in both segmentations ({_listed(fixed_labels)} and {_listed(moving_labels)}"
-            "); rename those that belong together, or register without their guidance."
+            tr(
+                "No segment has the same name in both segmentations ({fixed} and {moving}); rename those that belong "
+                "together, or register without their guidance.",
+                fixed=_listed(fixed_labels),
+                moving=_listed(moving_labels),
+            )
         )
 
 
 def check_image(image: Image) -> None:
-    """A volume of finite, varying values with at least FEWEST_VOXELS voxels along each axis."""
+    """Check that a volume has finite, varying values and at least FEWEST_VOXELS voxels along each axis.
+
+    Raises
+    ------
+    InputError
+        Naming the image, what is wrong with it, and the remedy.
+    """
     array = image.array
     if array.ndim != 3:
-        raise InputError(f"{image.name} has {array.ndim} dimensions {array.shape}; a volume with three is needed.")
+        raise InputError(
+            tr(
+                "{name} has {count} dimensions {shape}; a volume with three is needed.",
+                name=image.name,
+                count=array.ndim,
+                shape=str(array.shape),
+            )
+        )
     if min(array.shape) < FEWEST_VOXELS:
         raise InputError(
-            f"{image.name} has {' x '.join(map(str, image.grid.size))} voxels; at least {FEWEST_VOXELS} along every "
-            "axis are needed, so choose a volume instead of single slices."
+            tr(
+                "{name} has {size} voxels; at least {count} along every axis are needed, so choose a volume instead of "
+                "single slices.",
+                name=image.name,
+                size=_size(image.grid),
+                count=FEWEST_VOXELS,
+            )
         )
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{image.name} has values of type {array.dtype}; convert it to numbers.")
+        raise InputError(
+            tr("{name} has values of type {type}; convert it to numbers.", name=image.name, type=str(array.dtype))
+        )
     if array.dtype.kind == "f":
         wrong = array.size - np.count_nonzero(np.isfinite(array))
         if wrong:
             raise InputError(
-                f"{image.name} has {wrong} voxels that are not a number (NaN or infinite); replace them, for instance "
-                "by the background value."
+                tr(
+                    "{name} has {count} voxels that are not a number (NaN or infinite); replace them, for instance by "
+                    "the background value.",
+                    name=image.name,
+                    count=wrong,
+                )
             )
     low, high = array.min(), array.max()
     if low == high:
-        raise InputError(f"{image.name} is constant: every voxel is {low}. Choose a volume with content.")
+        raise InputError(
+            tr("{name} is constant: every voxel is {value}. Choose a volume with content.", name=image.name, value=low)
+        )
 
 
 def check_mask(mask: Image, image: Image) -> None:
-    """Something is inside the mask, and it lies on the image."""
+    """Check that a mask is not empty and overlaps its image; raise InputError otherwise."""
     if not np.any(mask.array):
-        raise InputError(f"The mask {mask.name} is empty; mark what should count, or leave the mask away.")
+        raise InputError(tr("The mask {name} is empty; mark what should count, or omit the mask.", name=mask.name))
     _check_boxes(mask.name, mask.grid, image)
 
 
 def check_overlap(segmentation: Segmentation, image: Image) -> None:
-    """A segmentation has segments and its grid lies on its image."""
+    """Check that a segmentation has segments and overlaps its image; raise InputError otherwise."""
     if not segmentation.segments:
-        raise InputError(f"{segmentation.name} has no segments; leave it away or choose another segmentation.")
+        raise InputError(tr("{name} has no segments; omit it or choose another segmentation.", name=segmentation.name))
     _check_boxes(segmentation.name, segmentation.grid, image)
 
 
@@ -97,25 +144,36 @@ def _check_boxes(name: str, grid: Grid, image: Image) -> None:
     if (high < -0.5).any() or (low > np.array(image.grid.size) - 0.5).any():
         apart = np.linalg.norm(grid.centre - image.grid.centre)
         raise InputError(
-            f"{name} does not overlap {image.name}: their centres are {apart:.0f} mm apart. Was it drawn on another "
-            "image? Choose the one that belongs to it."
+            tr(
+                "{name} does not overlap {image}: their centres are {distance:.0f} mm apart. Was it drawn on another "
+                "image? Choose the one that belongs to it.",
+                name=name,
+                image=image.name,
+                distance=float(apart),
+            )
         )
 
 
 def estimate_memory(fixed: Grid, moving: Grid, samples: int = REFINEMENT_VOXELS["cpu"]) -> int:
-    """Bytes that a field refinement of two such images needs, on lattices of `samples`."""
+    """Estimate the bytes that a field refinement of two such images needs, on lattices of `samples` samples."""
     voxels = int(np.prod(fixed.shape, dtype=object)) + int(np.prod(moving.shape, dtype=object))
     return voxels * BYTES_PER_VOXEL + samples * BYTES_PER_SAMPLE
 
 
 def check_memory(fixed: Grid, moving: Grid) -> None:
-    """The two images fit into this machine's memory, with what is computed from them."""
-    there = physical_memory()
+    """Check that two images fit into this machine's memory, with what is computed; raise InputError otherwise."""
+    available = physical_memory()
     needed = estimate_memory(fixed, moving)
-    if there is not None and needed > there:
+    if available is not None and needed > available:
         raise InputError(
-            f"Images of {_size(fixed)} and {_size(moving)} voxels need about {needed / 2**30:.0f} GiB of memory and "
-            f"this machine has {there / 2**30:.0f} GiB; crop or resample them."
+            tr(
+                "Images of {fixed} and {moving} voxels need about {needed:.0f} GiB of memory and this machine has "
+                "{available:.0f} GiB; crop or resample them.",
+                fixed=_size(fixed),
+                moving=_size(moving),
+                needed=needed / 2**30,
+                available=available / 2**30,
+            )
         )
 
 
@@ -124,8 +182,9 @@ def _size(grid: Grid) -> str:
 
 
 def _listed(segmentation: Segmentation) -> str:
-    return _some(tuple(segmentation.by_name()))
+    return first_names(tuple(segmentation.by_name()))
 
 
-def _some(names: tuple[str, ...]) -> str:
+def first_names(names: tuple[str, ...]) -> str:
+    """Return the first three of some names, for a sentence."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -11,13 +11,15 @@ Out of reach on a CPU (minutes per step at 175^3); `refine.py` optimises the map
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 
 from ..errors import InputError
 from ..networks.inference import predict_maps
 from ..networks.unet import GradICON, compose_cascade, directly, identity_points, recomputing, sample_at
+from ..text import tr
 from .similarity import LNCC, Similarity
 
 #: Step of the finite differences along each axis, in [0, 1] coordinates.
@@ -27,10 +29,20 @@ _DELTA = 0.001
 def gradient_inverse_consistency(
     forward: list[torch.Tensor], backward: list[torch.Tensor], points: torch.Tensor, run: Callable = directly
 ) -> torch.Tensor:
-    """Mean squared Jacobian of x - phi_AB(phi_BA(x)), the sum over its three columns (GradICON, eq. 4).
+    """Return the mean squared Jacobian of x - phi_AB(phi_BA(x)), the sum over its three columns.
 
-    forward, backward: displacements of the two cascades.  points: [1, 3, D, H, W], where it is measured.
-    run: `network.recomputing` to save memory.
+    Parameters
+    ----------
+    forward, backward : list[torch.Tensor]
+        Displacements of the two cascades, [1, 3, D, H, W] each.
+    points : torch.Tensor
+        [1, 3, D, H, W] in [0, 1], where it is measured.
+    run : Callable
+        `unet.recomputing` to save memory.
+
+    References
+    ----------
+    Tian et al., GradICON, CVPR 2023, eq. 4.
     """
 
     def error(x: torch.Tensor) -> torch.Tensor:
@@ -45,8 +57,8 @@ def gradient_inverse_consistency(
     return loss
 
 
-def perturbed_points(shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-    """Every second lattice point of each axis, moved by Gaussian noise of two samples of the last axis."""
+def perturbed_points(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return every second lattice point of each axis, moved by Gaussian noise of two samples of the last axis."""
     points = identity_points(shape, device)
     # drawn on the CPU and in full, as published, so that a seed gives the same points everywhere
     noise = torch.randn(points.shape).to(device)
@@ -54,7 +66,7 @@ def perturbed_points(shape: tuple[int, int, int], device: torch.device) -> torch
 
 
 def soft_dice_loss(warped: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - soft Dice [1, C, D, H, W], mean over the classes."""
+    """Return 1 - soft Dice of [1, C, D, H, W] and the same, mean over the classes."""
     shared = (warped * target).sum((2, 3, 4))
     total = warped.sum((2, 3, 4)) + target.sum((2, 3, 4))
     return 1 - ((2 * shared + 1e-6) / (total + 1e-6)).mean()
@@ -77,33 +89,79 @@ def finetune(
     save_memory: bool = True,
     progress: Callable[[int, float], None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
-    """phi_AB, phi_BA (float32 [1, 3, D, H, W], detached) after `steps` of Adam, and the loss at each step.
+    """Train a copy of the network on one pair and evaluate it; `network` itself is never changed.
 
-    moving, fixed: [1, 1, D, H, W] in [0, 1], of the network's shape.
-    similarity: a loss of `similarity.py`; the published LNCC (sigma 5) if None.
-    regularisation: lambda, the weight of inverse consistency.
-    moving_mask, fixed_mask: [1, 1, D, H, W], non-zero where the similarity counts.
-    moving_labels, fixed_labels: [1, C, D, H, W] in [0, 1], one channel per structure, the same in both.
-    save_memory: compute what the backward pass needs anew instead of keeping it.
-    progress: called after each step with the number of steps done and the loss; may raise Cancelled.
+    Parameters
+    ----------
+    network : GradICON
+        With trainable weights.
+    moving, fixed : torch.Tensor
+        [1, 1, D, H, W] in [0, 1], of the network's shape.
+    steps : int
+        Of Adam.
+    similarity : Callable, optional
+        A loss of `similarity.py`; the published LNCC (sigma 5) unless given.
+    regularisation : float
+        lambda, the weight of inverse consistency.
+    learning_rate : float
+        Of Adam.
+    moving_mask, fixed_mask : torch.Tensor, optional
+        [1, 1, D, H, W], non-zero where the similarity counts.
+    moving_labels, fixed_labels : torch.Tensor, optional
+        [1, C, D, H, W] in [0, 1], one channel per structure, the same in both.
+    label_weight : float
+        Weight of the soft Dice loss.
+    save_memory : bool
+        Whether to compute what the backward pass needs again instead of keeping it.
+    progress : Callable[[int, float], None], optional
+        Called after each step with the number of steps done and the loss; may raise Cancelled.
 
-    `network` itself is never changed, however the call ends. Raises InputError for settings or shapes that do not fit.
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor, list[float]]
+        phi_AB and phi_BA, float32 [1, 3, D, H, W] in [0, 1], detached; the loss at each step.
+
+    Raises
+    ------
+    InputError
+        For settings or shapes that do not fit.
+
+    References
+    ----------
+    Demir et al., multiGradICON, 2024; `GradICONSparse` of unigradicon 1.0.6.
     """
     if steps < 1 or not learning_rate > 0:
         raise InputError(
-            f"Fine-tuning needs at least one step and a positive learning rate, not {steps} steps at {learning_rate:g}."
+            tr(
+                "Fine-tuning needs at least one step and a positive learning rate, not {steps} steps at {rate:g}.",
+                steps=steps,
+                rate=learning_rate,
+            )
         )
     if (moving_labels is None) != (fixed_labels is None):
-        raise InputError("Labels guide the fine-tuning only if both images have them; give both or neither.")
+        raise InputError(tr("Labels guide the fine-tuning only if both images have them; give both or neither."))
     device = next(network.parameters()).device
     expected = (1, 1, *network.shape)
-    given = {"moving image": moving, "fixed image": fixed, "moving mask": moving_mask, "fixed mask": fixed_mask}
+    given = {
+        tr("moving image"): moving,
+        tr("fixed image"): fixed,
+        tr("moving mask"): moving_mask,
+        tr("fixed mask"): fixed_mask,
+    }
     for name, tensor in given.items():
         if tensor is not None and tuple(tensor.shape) != expected:
-            raise InputError(f"The {name} is {tuple(tensor.shape)}, the network takes {expected}; resample it.")
-    moving, fixed, moving_mask, fixed_mask, moving_labels, fixed_labels = (
+            raise InputError(
+                tr(
+                    "The {name} is {shape}, the network takes {expected}; resample it.",
+                    name=name,
+                    shape=str(tuple(tensor.shape)),
+                    expected=str(expected),
+                )
+            )
+    moving, fixed = (image.to(device, torch.float32) for image in (moving, fixed))
+    moving_mask, fixed_mask, moving_labels, fixed_labels = (
         None if tensor is None else tensor.to(device, torch.float32)
-        for tensor in (moving, fixed, moving_mask, fixed_mask, moving_labels, fixed_labels)
+        for tensor in (moving_mask, fixed_mask, moving_labels, fixed_labels)
     )
     # One object per direction: each keeps the statistics of its own fixed image between the steps.
     similarity_AB = LNCC() if similarity is None else similarity
@@ -136,5 +194,5 @@ def finetune(
             progress(step + 1, history[-1])
 
     optimiser.zero_grad()
-    phi_AB, phi_BA = predict_maps(tuned, moving, fixed)
+    phi_AB, phi_BA = cast("tuple[torch.Tensor, torch.Tensor]", predict_maps(tuned, moving, fixed))
     return phi_AB, phi_BA, history

@@ -14,7 +14,7 @@ residual is a cubic B-spline (Rueckert et al., IEEE TMI 1999), which keeps it sm
 back-propagated through a network, and the two directions are the two samples of one batch, so that they share every
 kernel.
 
-Inside this file a place is (x, y, z) in [-1, 1] from face to face of a lattice's box: the coordinates of
+Inside this file a point is (x, y, z) in [-1, 1] from face to face of a lattice's box: the coordinates of
 torch.nn.functional.grid_sample with align_corners=False, the same on every level of the pyramid. Batch index 0 is the
 direction fixed -> moving (phi_AB, on the fixed lattice), 1 is moving -> fixed.
 """
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -30,25 +31,25 @@ import torch.nn.functional as F
 
 from ..spatial.trilinear import Frame, trilinear
 from .objective import (
+    BoxGeometry,
     FieldRefinement,
-    Pair,
-    _faces_from_phi,
-    _Level,
-    _Objective,
-    _phi_from_faces,
-    _rotated,
-    _sample,
-    _samples_through,
-    _Space,
+    LevelImages,
+    Objective,
+    RefinementPair,
+    faces_from_phi,
     level_shape,
+    phi_from_faces,
+    sample_at_points,
+    transform_samples,
+    transform_vectors,
 )
-from .similarity import GaussianWindow
-from .splines import _resized, _smoothly_resized
+from .similarity import LNCC, GaussianWindow
+from .splines import resize_by_area, resize_smoothly
 
 #: Jacobian determinant, relative to the linear alignment's, below which a map counts as folded.
 LEAST_JACOBIAN = 0.02
 
-#: Local blurs after which what is still folded is left, and reported.
+#: Local blurs after which remaining folds are left, and reported.
 MOST_BLURS = 30
 
 #: How much of the gradient's running mean and mean square Adam keeps from step to step.
@@ -56,25 +57,42 @@ MEAN_DECAY, SQUARE_DECAY = 0.9, 0.99
 
 
 def refine(
-    pair: Pair,
+    pair: RefinementPair,
     phi_AB: torch.Tensor,
     phi_BA: torch.Tensor,
     options: FieldRefinement | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Refined maps phi_AB, phi_BA, each [1, 3, D, H, W] in [0, 1]^3 (docs/phi.md), detached.
+    """Refine the maps of both directions on a coarse-to-fine pyramid.
 
-    phi_AB, phi_BA: where to start: a network's maps, or `linear_maps(pair)`.
-    progress: called with the share of the work done after every step; what it raises ends the refinement.
+    Parameters
+    ----------
+    pair : RefinementPair
+        The images on their lattices.
+    phi_AB, phi_BA : torch.Tensor
+        Where to start, each [1, 3, D, H, W] in [0, 1] (docs/phi.md): a network's maps, or `linear_maps(pair)`.
+    options : FieldRefinement, optional
+        Steps, levels, similarity and weights.
+    progress : Callable[[float], None]
+        Called with the share of the work done after every step; what it raises ends the refinement.
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor]
+        phi_AB and phi_BA refined, each [1, 3, D, H, W] in [0, 1], detached, without folds.
+
+    References
+    ----------
+    Tian et al., GradICON, CVPR 2023; Rueckert et al., IEEE TMI 1999; Simpson et al., NeuroImage 2012.
     """
     options = options or FieldRefinement()
-    space = _Space(pair)
+    space = BoxGeometry(pair)
     shape = pair.fixed_lattice.shape
 
     def start(level) -> torch.Tensor:
-        """The given displacement; made anew rather than kept, where memory is short."""
-        places = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(pair.fixed.device)
-        return _resized(places.sub_(space.linear_places(shape)), level)
+        """Return the given displacement; it is computed again rather than kept, to save memory."""
+        points = torch.cat([faces_from_phi(phi_AB), faces_from_phi(phi_BA)]).to(pair.fixed.device)
+        return resize_by_area(points.sub_(space.linear_points(shape)), level)
 
     levels = [level_shape(pair, distance) for distance in options.levels]
     work = [math.prod(level) for level in levels]
@@ -84,53 +102,76 @@ def refine(
         def report(share, number=number):
             progress((sum(work[:number]) + work[number] * share) / sum(work))
 
-        residual = start(level).add_(_smoothly_resized(residual, level))
-        residual = _optimise(_Objective(pair, space, residual, options), report).sub_(start(level))
-    displacement = _unfolded(space, _smoothly_resized(residual, shape).add_(start(shape)))
-    phi = _phi_from_faces(space.linear_places(shape) + displacement)
+        residual = start(level).add_(resize_smoothly(residual, level))
+        residual = _optimise(Objective(pair, space, residual, options), report).sub_(start(level))
+    displacement = remove_folds(space, resize_smoothly(residual, shape).add_(start(shape)))
+    phi = phi_from_faces(space.linear_points(shape) + displacement)
     return phi[:1], phi[1:]
 
 
-def linear_maps(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-    """phi_AB, phi_BA of the linear alignment alone."""
-    phi = _phi_from_faces(_Space(pair).linear_places(pair.fixed_lattice.shape))
+def linear_maps(pair: RefinementPair) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return phi_AB and phi_BA of the linear alignment alone, each [1, 3, D, H, W] in [0, 1]."""
+    phi = phi_from_faces(BoxGeometry(pair).linear_points(pair.fixed_lattice.shape))
     return phi[:1], phi[1:]
 
 
-def carried(
-    phi_AB: torch.Tensor, phi_BA: torch.Tensor, source: Pair, target: Pair
+def resample_maps(
+    phi_AB: torch.Tensor, phi_BA: torch.Tensor, source: RefinementPair, target: RefinementPair
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps on the lattices of `source` as maps on those of `target`, [1, 3, D, H, W] in [0, 1]^3.
+    """Resample maps on the lattices of `source` on those of `target`.
 
-    Both pairs have one linear alignment; the displacement from it is interpolated, and continued beyond a box.
+    Both pairs have the same linear alignment; the displacement from it is interpolated, and continued beyond a box.
+
+    Parameters
+    ----------
+    phi_AB, phi_BA : torch.Tensor
+        Each [1, 3, D, H, W] in [0, 1], on the lattices of `source`.
+    source, target : RefinementPair
+        The same images on two pairs of lattices.
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor]
+        The same two maps on the lattices of `target`.
     """
-    old, new = _Space(source), _Space(target)
-    start = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(source.fixed.device)
-    displacement = _rotated(old.target_to_mm, start - old.linear_places(start.shape[2:]))
+    old, new = BoxGeometry(source), BoxGeometry(target)
+    start = torch.cat([faces_from_phi(phi_AB), faces_from_phi(phi_BA)]).to(source.fixed.device)
+    displacement = transform_vectors(old.target_to_mm, start - old.linear_points(start.shape[2:]))
     shape = target.fixed_lattice.shape
     lattices = (target.fixed_lattice, source.fixed_lattice), (target.moving_lattice, source.moving_lattice)
     boxes = np.stack([np.linalg.inv(theirs.faces_to_world()) @ ours.faces_to_world() for ours, theirs in lattices])
-    places = _samples_through(torch.tensor(boxes, dtype=torch.float32, device=start.device), shape)
-    moved = _rotated(torch.linalg.inv(new.target_to_mm), _sample(displacement, places))
-    phi = _phi_from_faces(new.linear_places(shape) + moved)
+    points = transform_samples(torch.tensor(boxes, dtype=torch.float32, device=start.device), shape)
+    moved = transform_vectors(torch.linalg.inv(new.target_to_mm), sample_at_points(displacement, points))
+    phi = phi_from_faces(new.linear_points(shape) + moved)
     return phi[:1], phi[1:]
 
 
-def contrast_agreement(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> float:
-    """Whether what is brighter in one image is brighter in the other: sum c |c| / sum c^2 of the local correlation c.
+def contrast_agreement(pair: RefinementPair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> float:
+    """Measure the signed agreement of local contrast: sum c |c| / sum c^2 of the local correlation c.
 
-    In [-1, 1]: 1 where all local correlation is positive, as for two images of one contrast; well below where two
-    contrasts agree here and oppose each other there.
+    Parameters
+    ----------
+    pair : RefinementPair
+        The images on their lattices.
+    phi_AB, phi_BA : torch.Tensor
+        Maps that bring them together, each [1, 3, D, H, W] in [0, 1].
+
+    Returns
+    -------
+    float
+        In [-1, 1]: 1 where all local correlation is positive, as for two images of one contrast; well below 1 where two
+        contrasts agree in some places and are opposed in others.
     """
-    level = _Level(pair, pair.fixed_lattice.shape, FieldRefinement(similarity="lncc"))
-    places = torch.cat([_faces_from_phi(phi_AB), _faces_from_phi(phi_BA)]).to(pair.fixed.device)
-    warped = trilinear(level.sources, places, Frame.faces(level.shape))
-    correlation = level.similarity.correlation(warped, level.targets)
-    weights = level.weights_at(places)
+    level = LevelImages(pair, pair.fixed_lattice.shape, FieldRefinement(similarity="lncc"))
+    lncc = cast("LNCC", level.similarity)
+    points = torch.cat([faces_from_phi(phi_AB), faces_from_phi(phi_BA)]).to(pair.fixed.device)
+    warped = trilinear(level.sources, points, Frame.faces(level.shape))
+    correlation = lncc.correlation(warped, level.sources.flip(0))
+    weights = level.weights_at(points)
     return float((correlation * correlation.abs() * weights).sum() / (correlation**2 * weights).sum().clamp_min(1e-6))
 
 
-def _optimise(objective: _Objective, report: Callable[[float], None]) -> torch.Tensor:
+def _optimise(objective: Objective, report: Callable[[float], None]) -> torch.Tensor:
     """Displacements from the linear alignment after `options.steps` of Adam, [2, 3, D, H, W]."""
     # Kingma & Ba, ICLR 2015; loading torch.optim costs a process a second
     options = objective.options
@@ -149,8 +190,8 @@ def _optimise(objective: _Objective, report: Callable[[float], None]) -> torch.T
 
 
 @torch.no_grad()
-def _unfolded(space: _Space, displacement: torch.Tensor) -> torch.Tensor:
-    """Displacements [2, 3, D, H, W], blurred where the map folds or is about to, until it does so nowhere.
+def remove_folds(space: BoxGeometry, displacement: torch.Tensor) -> torch.Tensor:
+    """Blur displacements [2, 3, D, H, W] where the map folds or is about to, until it no longer does.
 
     The regularisers leave a few folds in ten thousand samples; a handful of local blurs removes them and leaves
     everything farther than three samples from one as it was.

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from .. import __version__
 from ..machine import map_both_directions
 from ..networks.catalog import load_model
 from ..networks.devices import choose_device, memory_guard
@@ -22,14 +18,15 @@ from ..networks.inference import predict_maps
 from ..spatial.displacement import DisplacementField
 from ..spatial.field import compose_displacements, displacement_from_phi
 from ..spatial.geometry import Grid, Image, Segmentation
-from ..spatial.lattice import REFINEMENT_VOXELS, linear_between, network_lattices, refinement_lattices, region_box
-from ..spatial.sampling import coverage, sample, sample_mask, smooth_for
+from ..text import tr
 from .align import Alignment, align
 from .checks import check_pair
 from .finetune import finetune
-from .intensity import background_value, guess_modality, normalise
-from .objective import FieldRefinement, Pair
-from .refine import carried, contrast_agreement, linear_maps, refine
+from .intensity import background_value
+from .objective import FieldRefinement, RefinementPair
+from .preparation import PreparedImage, network_pair, refinement_pair, with_labels
+from .provenance import describe_image, provenance_of
+from .refine import contrast_agreement, linear_maps, refine, resample_maps
 from .result import Registration
 from .settings import Settings
 from .similarities import FINE_TUNING, ONE_CONTRAST, TWO_CONTRASTS, make_similarity
@@ -40,7 +37,9 @@ SAME_CONTRAST = 0.94
 #: Steps of fine-tuning a network where the settings name none: those of unigradicon-register.
 NETWORK_STEPS = 50
 #: progress(stage, fraction of the whole run in [0, 1])
-Progress = Callable[[str, float], None]
+StageProgress = Callable[[str, float], None]
+#: phi_AB and phi_BA, each [1, 3, D, H, W] in [0, 1]
+Maps = tuple[torch.Tensor, torch.Tensor]
 #: Expected shares of the time, for progress; the refinement's depends on its kind.
 STAGE_COSTS = {"model": 2, "alignment": 10, "preparation": 3, "network": 20, "transform": 2}
 REFINEMENT_COSTS = {"off": 0, "field": 60, "network": 600}
@@ -57,19 +56,50 @@ def register(
     fixed_labels: Segmentation | None = None,
     moving_labels: Segmentation | None = None,
     region: Grid | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     load: Callable = load_model,
 ) -> Registration:
-    """Finds the map from the fixed to the moving image and its counterpart.
+    """Find the map from the fixed to the moving image, and that from the moving to the fixed one.
 
-    initial: 4x4, fixed mm -> moving mm (LPS), where to start; an alignment by intensity is then made only if
+    Parameters
+    ----------
+    fixed, moving : Image
+        Volumes [k, j, i]; their affines map voxels (i, j, k) to mm (LPS).
+    settings : Settings, optional
+        How to register; the defaults suit a first try.
+    initial : np.ndarray, optional
+        4x4, fixed mm -> moving mm (LPS), where to start; an alignment by intensity is then made only if
         `settings.align` asks for one.
-    fixed_mask, moving_mask: where the images count (non-zero), on grids of their own.
-    fixed_labels, moving_labels: structures that should meet, matched by name (soft Dice).
-    region: a box in the fixed world; the map is found there and continued smoothly outside.
-    progress: called as progress(stage, fraction of the whole in [0, 1]); what it raises (`Cancelled`) ends the run.
-    load: `load_model`, or what keeps loaded networks between runs.
-    Raises InputError for input that cannot be registered, before any work; DeviceMemoryError.
+    fixed_mask, moving_mask : Image, optional
+        Where the images count (non-zero), on grids of their own.
+    fixed_labels, moving_labels : Segmentation, optional
+        Structures that should meet, matched by name (soft Dice). Both or neither.
+    region : Grid, optional
+        A box in the fixed world; the map is found there and continued smoothly outside.
+    progress : Callable[[str, float], None], optional
+        Called with the stage and the fraction of the whole in [0, 1]; what it raises (`Cancelled`) ends the run.
+    load : Callable
+        `load_model`, or what keeps loaded networks between runs.
+
+    Returns
+    -------
+    Registration
+        Displacement fields of both directions in mm, the maps on the network's lattices, and the record of the run.
+
+    Raises
+    ------
+    InputError
+        For input that cannot be registered, before any work.
+    DeviceMemoryError
+        If the device runs out of memory.
+
+    Examples
+    --------
+    >>> from IconRegistrationLib.demo.phantom import make_phantom
+    >>> phantom = make_phantom(size=20)
+    >>> found = register(phantom.fixed, phantom.moving, Settings(align="centre", steps=1, device="cpu"))
+    >>> found.forward.grid.shape, found.provenance["refinement"]
+    ((22, 20, 28), 'field')
     """
     settings = settings or Settings()
     check_pair(
@@ -81,8 +111,8 @@ def register(
         moving_labels=moving_labels,
     )
     device = choose_device(settings.device)
-    clock = _Clock(settings, progress or (lambda stage, fraction: None))
-    remedy = "choose a coarser spacing, refine 'field' instead of 'network', or device 'cpu'"
+    clock = _StageClock(settings, progress or (lambda stage, fraction: None))
+    remedy = tr("choose a coarser spacing, refine 'field' instead of 'network', or device 'cpu'")
     with memory_guard(device, remedy):
         with clock.stage("model") as step:
             network, card, checksum = None, None, None
@@ -95,40 +125,50 @@ def register(
                     progress=lambda done, total: step(done / total if total else 0.0),
                 )
         with clock.stage("alignment") as step:
-            sides = map_both_directions(
-                lambda image, mask, modality: _Side.of(image, mask, modality, settings),
+            made = map_both_directions(
+                lambda image, mask, modality: PreparedImage.of(image, mask, modality, settings),
                 (fixed, moving),
                 (fixed_mask, moving_mask),
                 (settings.fixed_modality, settings.moving_modality),
             )
-            records, outside = [_described(side) for side in sides], background_value(moving, sides[1].modality)
-            alignment = _alignment(*sides, initial, settings, card.alignment if card else "affine", step)
+            prepared = cast("tuple[PreparedImage, PreparedImage]", tuple(made))
+            del made
+            records, outside = (
+                [describe_image(image) for image in prepared],
+                background_value(moving, prepared[1].modality),
+            )
+            alignment = _alignment(*prepared, initial, settings, card.alignment if card else "affine", step)
         with clock.stage("preparation"):
-            if network is None:
-                pair = _refinement_pair(*sides, alignment.matrix, region, settings, device)
+            if card is None:
+                pair = refinement_pair(*prepared, alignment.matrix, region, settings, device)
             else:
                 stretched = alignment.kind == "none" and initial is None and region is None
-                pair = _network_pair(*sides, None if stretched else alignment.matrix, region, card.input_shape, device)
+                pair = network_pair(
+                    *prepared, None if stretched else alignment.matrix, region, card.input_shape, device
+                )
         if settings.refinement != "field":
-            del sides  # both images at full resolution, which nothing reads any more
+            del prepared  # both images at full resolution, which nothing reads any more
+        maps: Maps
         if network is None:
             maps = linear_maps(pair)
         elif settings.refinement != "network":  # which evaluates the network itself
             with clock.stage("network") as step:
-                maps = predict_maps(network, pair.moving, pair.fixed, precision=settings.precision, progress=step)
+                predicted = predict_maps(network, pair.moving, pair.fixed, precision=settings.precision, progress=step)
+                maps = cast("Maps", predicted)  # both directions
+                del predicted
         similarity = None
         if settings.refinement != "off":
             with clock.stage("refinement") as step:
                 similarity = settings.similarity
                 if settings.refinement == "network":
                     similarity = FINE_TUNING if similarity == "auto" else similarity
-                    pair = _with_labels(pair, fixed_labels, moving_labels, thinned=False)
+                    pair = with_labels(pair, fixed_labels, moving_labels, thinned=False)
                     maps = _finetuned(network, pair, similarity, settings, step)
                 else:
                     if network is not None:
-                        seen, pair = pair, _refinement_pair(*sides, pair.linear, region, settings, device)
-                        maps = carried(*maps, seen, pair)
-                    pair = _with_labels(pair, fixed_labels, moving_labels, thinned=True)
+                        coarse, pair = pair, refinement_pair(*prepared, pair.linear, region, settings, device)
+                        maps = resample_maps(*maps, coarse, pair)
+                    pair = with_labels(pair, fixed_labels, moving_labels, thinned=True)
                     similarity = choose_similarity(pair, *maps) if similarity == "auto" else similarity
                     options = FieldRefinement(similarity=similarity, label_weight=settings.label_weight)
                     if settings.steps is not None:
@@ -146,7 +186,7 @@ def register(
                 (pair.linear, np.linalg.inv(pair.linear)),
             )
             if moving.grid.is_orthogonal and not backward.grid.is_orthogonal:
-                backward = _straightened(backward, moving.grid.with_shape(pair.moving_lattice.shape))
+                backward = _on_orthogonal_grid(backward, moving.grid.with_shape(pair.moving_lattice.shape))
     return Registration(
         forward=forward,
         backward=backward,
@@ -157,31 +197,31 @@ def register(
         linear=pair.linear,
         outside=outside,
         settings=settings,
-        provenance={
-            "fixed": records[0],
-            "moving": records[1],
-            "model": {"name": settings.model, "title": card.title if card else "no network", "sha256": checksum},
-            "refinement": settings.refinement,
-            "similarity": similarity,
-            "alignment": str(alignment),
-            "lattice": {
-                "shape": list(pair.fixed_lattice.shape),
-                "fixed_spacing_mm": pair.fixed_lattice.spacing.round(4).tolist(),
-                "moving_spacing_mm": pair.moving_lattice.spacing.round(4).tolist(),
-            },
-            "settings": dataclasses.asdict(settings),
-            "device": _device_name(device),
-            "seconds": clock.seconds,
-            "versions": _versions(),
-        },
+        provenance=provenance_of(
+            records,
+            settings,
+            card=card,
+            checksum=checksum,
+            similarity=similarity,
+            alignment=alignment,
+            pair=pair,
+            device=device,
+            seconds=clock.seconds,
+        ),
     )
 
 
-def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> str:
-    """ "lncc2" where the images, brought together by the maps, have one contrast; "mind" where they have two.
+def choose_similarity(pair: RefinementPair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> str:
+    """Choose `ONE_CONTRAST` where the images, brought together by the maps, have one contrast, else `TWO_CONTRASTS`.
 
-    Images that the maps leave far apart agree less than their contrasts do: they are asked again after the coarsest
-    level of a refinement with MIND-SSC, which suits both.
+    Poor alignment lowers the contrast agreement, so it is measured again after one coarse MIND level.
+
+    Parameters
+    ----------
+    pair : RefinementPair
+        The images on their lattices.
+    phi_AB, phi_BA : torch.Tensor
+        The maps so far, [1, 3, D, H, W] in [0, 1] (docs/phi.md).
     """
     agreement = contrast_agreement(pair, phi_AB, phi_BA)
     if agreement <= SAME_CONTRAST:
@@ -191,39 +231,15 @@ def choose_similarity(pair: Pair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) ->
     return ONE_CONTRAST if agreement > SAME_CONTRAST else TWO_CONTRASTS
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One of the two images, made ready: `values` [k, j, i] float32 in [0, 1]."""
-
-    image: Image
-    values: np.ndarray
-    modality: str
-    mask: Image | None
-
-    @classmethod
-    def of(cls, image: Image, mask: Image | None, modality: str, settings: Settings) -> _Side:
-        modality = guess_modality(image) if modality == "auto" else modality
-        values = normalise(image, modality, ct_window=settings.ct_window, quantile_range=settings.quantile_range)
-        return cls(image, values, modality, mask)
-
-    def on(self, lattice: Grid, device, *, antialias: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and mask on a lattice, [1, 1, D, H, W]; the mask also leaves out what was never scanned."""
-        values = smooth_for(self.values, self.image.grid, lattice) if antialias else self.values
-        on_lattice = torch.from_numpy(sample(values, self.image.grid, lattice))[None, None].to(device)
-        return on_lattice, self.mask_on(lattice, device)
-
-    def mask_on(self, lattice: Grid, device) -> torch.Tensor:
-        """[1, 1, D, H, W], 1 where the image was scanned and its mask, if any, lets it count."""
-        seen = coverage(self.image.grid, lattice)
-        if self.mask is not None:
-            seen &= sample_mask(self.mask, lattice)
-        if seen.all():
-            return torch.ones(1, 1, 1, 1, 1, device=device).expand(1, 1, *lattice.shape)  # takes no memory
-        return torch.from_numpy(seen.astype(np.float32))[None, None].to(device)
-
-
-def _alignment(fixed: _Side, moving: _Side, initial, settings: Settings, expected: str, step) -> Alignment:
-    """expected: what the model was made to start from (`ModelCard.alignment`)."""
+def _alignment(
+    fixed: PreparedImage,
+    moving: PreparedImage,
+    initial: np.ndarray | None,
+    settings: Settings,
+    expected: str,
+    step: Callable[[float], None],
+) -> Alignment:
+    """Align linearly as the settings say; "auto" is what the model expects (`ModelCard.alignment`)."""
     kind = settings.align
     if kind == "auto":
         kind = expected if initial is None else "none"
@@ -238,75 +254,10 @@ def _alignment(fixed: _Side, moving: _Side, initial, settings: Settings, expecte
     )
 
 
-def _refinement_pair(fixed: _Side, moving: _Side, linear, region, settings: Settings, device) -> Pair:
-    """On lattices as fine as the budget allows, over what the images share."""
-    lattices = refinement_lattices(
-        fixed.image.grid,
-        moving.image.grid,
-        linear,
-        spacing=settings.spacing,
-        voxels=REFINEMENT_VOXELS["cuda" if device.type == "cuda" else "cpu"],
-        region=region,
-    )
-    images, masks = zip(
-        *(side.on(lattice, device, antialias=True) for side, lattice in zip((fixed, moving), lattices, strict=True)),
-        strict=True,
-    )
-    return Pair(*images, *masks, *lattices, linear)
-
-
-def _network_pair(fixed: _Side, moving: _Side, linear, region, shape, device) -> Pair:
-    """On the network's input lattices.
-
-    Without a linear alignment both images are stretched to the input as published. With one, the moving image is seen
-    on the fixed image's lattice, moved by it: the network's identity is then the alignment.
-    A mask blanks the network's input outside of it, as published.
-    """
-    if linear is None:
-        lattices = network_lattices(fixed.image.grid, moving.image.grid, shape)
-        linear = linear_between(*lattices)
-        values = [
-            F.interpolate(torch.from_numpy(side.values)[None, None].to(device), size=tuple(shape), mode="trilinear")
-            for side in (fixed, moving)
-        ]
-    else:
-        box = fixed.image.grid if region is None else region_box(fixed.image.grid, region)
-        lattices = box.with_shape(shape), box.with_shape(shape).moved(linear)
-        values = [
-            side.on(lattice, device, antialias=False)[0]
-            for side, lattice in zip((fixed, moving), lattices, strict=True)
-        ]
-    masks = [side.mask_on(lattice, device) for side, lattice in zip((fixed, moving), lattices, strict=True)]
-    for side, value, mask in zip((fixed, moving), values, masks, strict=True):
-        if side.mask is not None:
-            value *= mask
-    return Pair(*values, *masks, *lattices, linear)
-
-
-def _with_labels(pair: Pair, fixed: Segmentation | None, moving: Segmentation | None, thinned: bool) -> Pair:
-    """The pair with the structures that both segmentations name, as shares of voxels; `thinned` to every other one."""
-    if fixed is None:  # check_pair: either both images have labels, or none
-        return pair
-    names = sorted(set(fixed.by_name()) & set(moving.by_name()))
-    shape = [max(2, n // 2) if thinned else n for n in pair.fixed_lattice.shape]
-
-    def shares(segmentation: Segmentation, lattice: Grid) -> torch.Tensor:
-        layers = [sample(layer, segmentation.grid, lattice, order=0) for layer in segmentation.layers]
-        result = torch.empty(1, len(names), *shape, device=pair.fixed.device)
-        for channel, segment in enumerate(segmentation.by_name()[name] for name in names):
-            inside = torch.from_numpy((layers[segment.layer] == segment.value).astype(np.float32))
-            result[0, channel] = F.interpolate(inside[None, None], size=shape, mode="area")[0, 0]
-        return result
-
-    return dataclasses.replace(
-        pair,
-        fixed_labels=shares(fixed, pair.fixed_lattice),
-        moving_labels=shares(moving, pair.moving_lattice),
-    )
-
-
-def _finetuned(network, pair: Pair, similarity: str, settings: Settings, step):
-    """phi_AB, phi_BA of a copy of the network, fine-tuned on this pair."""
+def _finetuned(
+    network: Any, pair: RefinementPair, similarity: str, settings: Settings, step: Callable[[float], None]
+) -> Maps:
+    """Return phi_AB and phi_BA of a copy of the network, fine-tuned on this pair."""
     masked = bool((pair.fixed_mask < 1).any() or (pair.moving_mask < 1).any())
     steps = settings.steps or NETWORK_STEPS
     phi_AB, phi_BA, _ = finetune(
@@ -325,16 +276,16 @@ def _finetuned(network, pair: Pair, similarity: str, settings: Settings, step):
     return phi_AB, phi_BA
 
 
-def _straightened(shear: DisplacementField, grid: Grid) -> DisplacementField:
-    """The same map on an orthogonal grid and a sample around it: no file format holds a sheared field."""
+def _on_orthogonal_grid(shear: DisplacementField, grid: Grid) -> DisplacementField:
+    """Resample a map on an orthogonal grid with a margin of one sample: no file format holds a sheared field."""
     grid = grid.box((-1, -1, -1), np.array(grid.size) + 1)
     return compose_displacements(DisplacementField(np.zeros((*grid.shape, 3), np.float32), grid), shear)
 
 
-class _Clock:
-    """Times the stages and turns their progress into that of the whole run."""
+class _StageClock:
+    """Measures the stages and turns their progress into that of the whole run."""
 
-    def __init__(self, settings: Settings, progress: Progress):
+    def __init__(self, settings: Settings, progress: StageProgress):
         self._costs = STAGE_COSTS | {"refinement": REFINEMENT_COSTS[settings.refinement]}
         if settings.model == "none" or settings.refinement == "network":
             self._costs["network"] = 0
@@ -352,34 +303,3 @@ class _Clock:
         self._done += share
         self.seconds[name] = round(time.perf_counter() - start, 3)
         self.seconds["total"] = round(time.perf_counter() - self._start, 3)
-
-
-def _described(side: _Side) -> dict:
-    grid = side.image.grid
-    return {
-        "name": side.image.name,
-        "modality": side.modality,
-        "shape": list(grid.shape),
-        "spacing_mm": grid.spacing.round(4).tolist(),
-        "masked": side.mask is not None,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device}: {torch.cuda.get_device_name(device)}"
-    return f"{device}: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def _versions() -> dict[str, str]:
-    try:
-        itk = version("itk")  # as installed: importing it to ask takes longer than a small registration
-    except PackageNotFoundError:
-        itk = "unknown"
-    return {
-        "IconRegistration": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "itk": itk,
-    }

@@ -13,15 +13,27 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Registration:
-    """What `register` found.
+    """The result of `register`.
 
-    forward: fixed -> moving points, over the whole fixed image: the transform under which MOVING data is placed.
-    backward: moving -> fixed points, over the whole moving image.
-    phi_AB, phi_BA: float32 tensors [1, 3, D, H, W] on `fixed_lattice` and `moving_lattice` (docs/phi.md); None where
-        the registration was made by another process.
-    linear: 4x4, fixed mm -> moving mm, the linear alignment contained in all of them.
-    outside: value of the moving image where there is nothing, for warping.
-    provenance: JSON-safe record of what was done with what, how long it took and where.
+    Attributes
+    ----------
+    forward : DisplacementField
+        Fixed -> moving points, over the whole fixed image: the transform under which MOVING data is placed.
+    backward : DisplacementField
+        Moving -> fixed points, over the whole moving image.
+    phi_AB, phi_BA : torch.Tensor | None
+        float32 [1, 3, D, H, W] on `fixed_lattice` and `moving_lattice` (docs/phi.md); None where another process
+        registered.
+    fixed_lattice, moving_lattice : Grid
+        Where the samples of the maps are, in mm (LPS).
+    linear : np.ndarray
+        4x4, fixed mm -> moving mm (LPS), the linear alignment contained in all of them.
+    outside : float
+        Value of the moving image where there is nothing, for warping.
+    settings : Settings
+        As they were asked for.
+    provenance : dict
+        JSON-safe record of what was done with what, how long it took and where.
     """
 
     forward: DisplacementField

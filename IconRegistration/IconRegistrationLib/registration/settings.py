@@ -151,6 +151,7 @@ class Settings:
     # newer than version 0.1: see `identity`
 
     def __post_init__(self) -> None:
+        """Check every value, and that they do not exclude each other."""
         for name, about in SETTINGS.items():
             about.check(name, getattr(self, name))
         if self.model == "none" and self.refine == "network":

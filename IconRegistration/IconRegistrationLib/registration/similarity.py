@@ -28,7 +28,7 @@ def _window_matrix(n: int, kernel: torch.Tensor) -> torch.Tensor:
 
 
 def apply_along_axes(x: torch.Tensor, matrices) -> torch.Tensor:
-    """x [N, C, D, H, W] times one matrix [n', n] along each of D, H, W.
+    """Multiply x [N, C, D, H, W] by one matrix [n', n] along each of D, H, W.
 
     Three dense products: on a CPU at 175^3 about ten times faster than three conv3d calls with a 21-tap window.
     """
@@ -42,7 +42,7 @@ def apply_along_axes(x: torch.Tensor, matrices) -> torch.Tensor:
 class GaussianWindow:
     """Local weighted mean with a Gaussian of `sigma` voxels cut at +-2 sigma, around every `every`-th voxel per axis.
 
-    Windows overlap: as long as `every` is no more than sigma, all voxels have the same say. The kernel has 4 sigma + 1
+    Windows overlap: as long as `every` is no more than sigma, all voxels weigh the same. The kernel has 4 sigma + 1
     taps like icon_registration's `gaussian_blur`; matrices are cached per shape.
     within: average over the part of the window that lies within the image; otherwise there are zeros outside, as
     published, and every border looks like an edge that both images share.
@@ -58,14 +58,15 @@ class GaussianWindow:
         self._cache: dict[tuple, list[torch.Tensor]] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the local means [N, C, d, h, w] of x [N, C, D, H, W]."""
         return apply_along_axes(x, self._matrices(x))
 
     def transposed(self, means: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """What a gradient with respect to the means of `values` becomes with respect to these."""
+        """Return the gradient with respect to `values`, from that with respect to their means."""
         return apply_along_axes(means, [matrix.T for matrix in self._matrices(values)])
 
     def centres(self, x: torch.Tensor) -> torch.Tensor:
-        """The voxels around which there are means."""
+        """Return the voxels around which there are means."""
         return x[..., self._every, self._every, self._every]
 
     def _matrices(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -80,7 +81,7 @@ class GaussianWindow:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean of `values` where `mask` is non-zero, samples of the batch averaged equally."""
+    """Return the mean of `values` where `mask` is non-zero, samples of the batch averaged equally."""
     if mask is None:
         return values.mean()
     included = (mask != 0).expand_as(values).to(values.dtype)
@@ -104,31 +105,33 @@ class LocalSimilarity:
     compares_voxels = False
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
+        """Return features [N, C, D, H, W] of an image [N, 1, D, H, W]; here the image itself."""
         return image
 
     def centres(self, x: torch.Tensor) -> torch.Tensor:
-        """The voxels at which features are compared; of those [N, C, D, H, W] there are [N, C, d, h, w]."""
+        """Return the voxels at which features are compared: [N, C, d, h, w] of [N, C, D, H, W]."""
         return x
 
     def compare(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """Features [N, C, D, H, W] of both images -> dissimilarity [N, 1, d, h, w]."""
+        """Return the dissimilarity [N, 1, d, h, w] of features [N, C, D, H, W] of both images."""
         raise NotImplementedError
 
     def informative(self, fixed: torch.Tensor) -> torch.Tensor:
-        """Features of an image -> [N, 1, d, h, w] bool: where a match can be told from a mismatch, here all."""
+        """Return where a match can be told from a mismatch, bool [N, 1, d, h, w], of features; here everywhere."""
         return torch.ones_like(self.centres(fixed)[:, :1], dtype=torch.bool)
 
     def compare_voxels(self, warped: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [C, ...] of one image each -> dissimilarity [...], and its gradient with respect to `warped`."""
+        """Return the dissimilarity [...] of features [C, ...], and its gradient with respect to `warped`."""
         raise NotImplementedError
 
-    def __call__(self, warped, fixed, mask=None):
+    def __call__(self, warped: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss of images [N, 1, D, H, W], a scalar; mask: non-zero where a voxel of `fixed` counts."""
         mask = None if mask is None else self.centres(mask)
         return masked_mean(self.compare(self.features(warped), self.features(fixed)), mask)
 
 
 class _LocalCorrelation(torch.autograd.Function):
-    """Correlation c = cov(w, f) / sqrt((var w + e) (var f + e)) of window means, with its derivatives written out.
+    """Correlation c = cov(w, f) / sqrt((var w + e) (var f + e)) of window means, with its gradients written out.
 
     Automatic differentiation keeps twice as many volumes for them, and passes over each more often.
     """
@@ -178,7 +181,8 @@ class LNCC(LocalSimilarity):
         self._window = GaussianWindow(sigma, within, every)
         self._fixed: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
-    def centres(self, x):
+    def centres(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the voxels around which there are windows."""
         return self._window.centres(x)
 
     def _statistics(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,7 +191,7 @@ class LNCC(LocalSimilarity):
         return mean, torch.relu(square - mean * mean)
 
     def _fixed_statistics(self, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the fixed image, computed once: it does not change between steps."""
+        """Return the cached local mean and variance of the fixed image, which does not change between steps."""
         if fixed.requires_grad:
             return self._statistics(fixed)
         if self._fixed is None or self._fixed[0] is not fixed:
@@ -195,14 +199,16 @@ class LNCC(LocalSimilarity):
         return self._fixed[1:]
 
     def correlation(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """Local correlation, [N, 1, d, h, w] in [-1, 1]."""
+        """Return the local correlation, [N, 1, d, h, w] in [-1, 1]."""
         return _LocalCorrelation.apply(warped, fixed, *self._fixed_statistics(fixed), self._window, self.epsilon)
 
-    def compare(self, warped, fixed):
+    def compare(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Return 1 - correlation, or 1 - its square."""
         correlation = self.correlation(warped, fixed)
         return 1 - (correlation**2 if self.squared else correlation)
 
-    def informative(self, fixed):
+    def informative(self, fixed: torch.Tensor) -> torch.Tensor:
+        """Return where the window has some variance."""
         # ten times the epsilon that keeps constant windows finite: below it the correlation is damped to nothing
         return self._fixed_statistics(fixed)[1] > 10 * self.epsilon
 
@@ -217,7 +223,7 @@ class MINDSSC(LocalSimilarity):
         self.dilation = dilation
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
-        """[N, 1, D, H, W] -> [N, 12, D, H, W] in (0, 1]: patch distances between neighbours of the six-neighbourhood.
+        """Return descriptors [N, 12, D, H, W] in (0, 1]: patch distances between neighbours of the six-neighbourhood.
 
         The twelve pairs are those at squared distance 2; their order is of no consequence to the loss.
         """
@@ -228,11 +234,11 @@ class MINDSSC(LocalSimilarity):
         def shifted(z, y, x):
             return padded[:, :, z * step : z * step + d, y * step : y * step + h, x * step : x * step + w]
 
-        places = [(0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1)]
+        neighbours = [(0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1)]
         pairs = [
             (a, b)
-            for n, a in enumerate(places)
-            for b in places[:n]
+            for n, a in enumerate(neighbours)
+            for b in neighbours[:n]
             if sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) == 2
         ]
         # twelve volumes at a time: one name, so that they go when the next are there
@@ -244,13 +250,15 @@ class MINDSSC(LocalSimilarity):
         mean = max(variance.mean().item(), 1e-20)  # 0 of a constant image, whose descriptors are then all 1
         return (mind / -variance.clamp(mean * 1e-3, mean * 1e3)).exp_()
 
-    def compare(self, warped, fixed):
+    def compare(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared difference of the twelve descriptors, [N, 1, D, H, W]."""
         return ((warped - fixed) ** 2).mean(1, keepdim=True)
 
     def compare_voxels(self, warped: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`compare` of features [12, ...] of one image each, without that axis, and its derivative by `warped`."""
+        """Return `compare` of features [12, ...] without that axis, and its gradient with respect to `warped`."""
         difference = warped - fixed
         return dot(difference, difference) / len(difference), difference * (2 / len(difference))
 
-    def informative(self, fixed):
+    def informative(self, fixed: torch.Tensor) -> torch.Tensor:
+        """Return where the patches differ."""
         return fixed.amin(1, keepdim=True) < 0.9  # a constant patch has all twelve descriptors at 1

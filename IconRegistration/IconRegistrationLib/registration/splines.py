@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from .similarity import apply_along_axes
 
 
-def _resized(values: torch.Tensor, shape) -> torch.Tensor:
-    """Mean over the cells of a coarser lattice of the same box."""
+def resize_by_area(values: torch.Tensor, shape) -> torch.Tensor:
+    """Resize values [N, C, D, H, W] to `shape`, the mean over the cells of a coarser lattice of the same box."""
     return values if tuple(values.shape[2:]) == tuple(shape) else F.interpolate(values, size=tuple(shape), mode="area")
 
 
-def _smoothly_resized(values: torch.Tensor, shape) -> torch.Tensor:
-    """Cubic interpolation on another lattice of the same box."""
+def resize_smoothly(values: torch.Tensor, shape) -> torch.Tensor:
+    """Resize values [N, C, D, H, W] to `shape` by cubic interpolation on another lattice of the same box."""
     if tuple(values.shape[2:]) == tuple(shape):
         return values
     return apply_along_axes(
-        values, [_cubic_matrix(n, old).to(values.device) for n, old in zip(shape, values.shape[2:], strict=True)]
+        values, [cubic_matrix(n, old).to(values.device) for n, old in zip(shape, values.shape[2:], strict=True)]
     )
 
 
@@ -35,8 +35,8 @@ def _basis_matrix(count: int, controls: int, weights: Callable[[torch.Tensor], l
     return matrix.float()
 
 
-def _bspline_matrix(count: int, controls: int) -> torch.Tensor:
-    """Cubic B-spline: smooths its coefficients."""
+def bspline_matrix(count: int, controls: int) -> torch.Tensor:
+    """Return the cubic B-spline's matrix [count, controls], which smooths its coefficients."""
     return _basis_matrix(
         count,
         controls,
@@ -44,8 +44,13 @@ def _bspline_matrix(count: int, controls: int) -> torch.Tensor:
     )
 
 
-def _cubic_matrix(count: int, controls: int) -> torch.Tensor:
-    """Catmull-Rom spline: passes through its samples (Keys, IEEE TASSP 1981, a = -1/2)."""
+def cubic_matrix(count: int, controls: int) -> torch.Tensor:
+    """Return the Catmull-Rom spline's matrix [count, controls], which passes through its samples.
+
+    References
+    ----------
+    Keys, IEEE TASSP 1981, with a = -1/2.
+    """
     return _basis_matrix(
         count,
         controls,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..registration.checks import _some, check_pair
+from ..registration.checks import check_pair, first_names
 from ..spatial.geometry import Image, Landmarks
 
 if TYPE_CHECKING:
@@ -35,6 +35,6 @@ def check_landmarks(fixed: Landmarks, moving: Landmarks) -> None:
     """At least one point of each list has its counterpart in the other, by name."""
     if not set(fixed.labels) & set(moving.labels):
         raise InputError(
-            f"No landmark has the same name in {fixed.name} ({_some(fixed.labels)}) and {moving.name} "
-            f"({_some(moving.labels)}); rename those that belong together."
+            f"No landmark has the same name in {fixed.name} ({first_names(fixed.labels)}) and {moving.name} "
+            f"({first_names(moving.labels)}); rename those that belong together."
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..networks.catalog import load_model
 from ..quality.assess import assess
-from ..registration.register import Progress, register
+from ..registration.register import StageProgress, register
 from ..registration.settings import Settings
 from ..spatial.field import in_type_of, inverse_consistency_error, jacobian_determinant, warp_image, warp_segmentation
 from ..spatial.geometry import Grid, Image
@@ -24,7 +24,7 @@ def compute(
     carry: bool = True,
     compare: bool = True,
     moving_resolution: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     load: Callable = load_model,
 ) -> Results:
     """Register, warp and measure.
