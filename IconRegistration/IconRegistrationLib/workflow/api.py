@@ -41,7 +41,7 @@ from ..io.transforms import read_transform
 from ..networks.catalog import load_model
 from ..registration.checks import check_mask, check_overlap
 from ..registration.intensity import background_value
-from ..registration.register import Progress
+from ..registration.register import StageProgress
 from ..registration.settings import Settings
 from ..spatial.displacement import DisplacementField
 from ..spatial.field import in_type_of, warp_image, warp_labels, warp_segmentation
@@ -232,7 +232,7 @@ def register(
     world: str | None = None,
     guide: bool = False,
     moving_resolution: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     load: Callable = load_model,
 ) -> RegistrationResult:
     """Register two images, warp what belongs to the moving one, and measure how good it is.
