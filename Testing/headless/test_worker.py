@@ -1,166 +1,42 @@
 """The child process: the protocol over real pipes, in this process with stand-ins and in real children."""
 
-import contextlib
 import dataclasses
 import json
 import os
-import queue
 import re
 import subprocess
 import sys
 import threading
 import time
-import weakref
 from pathlib import Path
 
 import numpy as np
-import phantoms
 import pytest
 import torch
-from test_catalog import Publisher
 from test_exchange import assert_same, some_results
 from waiting import PATIENCE
+from worker_parent import PATIENT, Parent, a_child, a_request_folder, a_thread, as_shown, inputs_of_a_patient, left_in
 
-from IconRegistrationLib.errors import DeviceMemoryError, InputError
-from IconRegistrationLib.networks import catalog
-from IconRegistrationLib.networks.unet import GradICON
+from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.spatial.field import warp_segmentation
-from IconRegistrationLib.text import Sentence, plain_sentence, set_translator, tr
+from IconRegistrationLib.text import Sentence, set_translator, tr
 from IconRegistrationLib.worker import exchange, protocol
 from IconRegistrationLib.worker import serve as worker
 from IconRegistrationLib.workflow.pipeline import compute
-from IconRegistrationLib.workflow.results import Inputs
 
 QUICK = {"spacing": 12.0, "align": "centre", "steps": 5, "device": "cpu"}
 ENDLESS = QUICK | {"steps": 10_000_000}
-PATIENT = "Erika Mustermann"
-#: Parents of workers in this process. A failed test leaves its own here, for a worker whose requests end while it is
-#: at work ends the process.
-OPEN = []
-
-
-def as_shown(failed: dict) -> dict:
-    """A "failed" with its sentence as a window shows it."""
-    return {**failed, "message": Sentence.from_plain(failed["message"])}
-
-
-class Parent:
-    """The parent's end of a worker's pipes."""
-
-    def __init__(self, to_worker, from_worker):
-        self._to_worker = to_worker
-        self._lines = queue.Queue()
-        threading.Thread(target=self._listen, args=(from_worker,), daemon=True).start()
-
-    def _listen(self, from_worker):
-        for line in from_worker:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def write(self, line: bytes):
-        self._to_worker.write(line)
-        self._to_worker.flush()
-
-    def send(self, **message):
-        self.write(json.dumps(message).encode() + b"\n")
-
-    def read(self) -> dict | None:
-        """The next line; None at the end."""
-        line = self._lines.get(timeout=PATIENCE)
-        return None if line is None else json.loads(line)
-
-    def messages(self):
-        """As they come, but not for ever: a worker that hangs may well be alive."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            message = self.read()
-            assert message is not None, "the worker ended"
-            yield message
-        raise AssertionError("the worker goes on and on")
-
-    def until(self, key: str, number: int | None = None) -> list[dict]:
-        """Everything up to the first message with `key`, or to the first progress of the stage `key`.
-
-        number: of a request that must not fail before.
-        """
-        seen = []
-        for message in self.messages():
-            seen.append(message)
-            if key in message or Sentence.from_plain(message.get("progress", {}).get("stage", "")) == key:
-                return seen
-            assert number is None or "failed" not in message, message
-
-    def outcome(self, number: int | None) -> dict:
-        """The last message of a request."""
-        for message in self.messages():
-            if message.get("id") == number and {"result", "failed"} & set(message):
-                return message
-
-    def failure(self, number: int) -> dict:
-        """What went wrong: the checked content of "failed"."""
-        message = self.outcome(number)
-        assert set(message) == {"id", "failed"}, message
-        failed = as_shown(message["failed"])
-        assert set(failed) == {"kind", "message", "details"}
-        assert re.fullmatch(r"[^\n]+\.", failed["message"]), "one sentence"
-        return failed
-
-    def close(self):
-        with contextlib.suppress(BrokenPipeError):
-            self._to_worker.close()
-
-
-@contextlib.contextmanager
-def a_child(code="from IconRegistrationLib.worker import serve as worker; sys.exit(worker.main())", **options):
-    """(Parent, Popen) of a real child process."""
-    with subprocess.Popen(
-        [sys.executable, "-c", f"import sys; {code}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
-    ) as process:
-        parent = Parent(process.stdin, process.stdout)
-        try:
-            yield parent, process
-        finally:
-            parent.close()
-            process.kill()
-
-
-@contextlib.contextmanager
-def a_thread(**options):
-    """A Parent of a worker that serves pipes in this process."""
-    requests, replies = os.pipe(), os.pipe()
-    stdin, to_worker = os.fdopen(requests[0], "rb"), os.fdopen(requests[1], "wb")
-    from_worker, stdout = os.fdopen(replies[0], "rb"), os.fdopen(replies[1], "wb")
-    codes = []
-    thread = threading.Thread(target=lambda: codes.append(worker.serve(stdin, stdout, **options)), daemon=True)
-    thread.start()
-    parent = Parent(to_worker, from_worker)
-    OPEN.append(parent)
-    assert "ready" in parent.read()
-    yield parent
-    OPEN.remove(parent)
-    parent.close()
-    thread.join(PATIENCE)
-    assert codes == [0]
-    for file in (stdin, stdout, from_worker):
-        file.close()
 
 
 @pytest.fixture(scope="module")
 def some_inputs():
-    phantom = phantoms.phantom(32)
-    return dataclasses.replace(
-        phantom.inputs,
-        fixed=dataclasses.replace(phantom.fixed, name=PATIENT),
-        moving=dataclasses.replace(phantom.moving, name=f"{PATIENT} 2"),
-    )
+    return inputs_of_a_patient()
 
 
 @pytest.fixture
-def a_folder(tmp_path, some_inputs):
-    """The folder of a request, filled as the parent fills it; two images alone, for they are the quickest."""
-    exchange.write_inputs(tmp_path / "request" / "inputs", Inputs(some_inputs.fixed, some_inputs.moving))
-    return tmp_path / "request"
+def a_folder(tmp_path):
+    return a_request_folder(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +59,6 @@ def a_worker(tmp_path_factory):
         parent.close()
         assert process.wait(PATIENCE) == 0
     assert PATIENT not in log.read_text()
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------------- real children
@@ -552,149 +424,3 @@ def test_results_that_cannot_be_written_are_not_left_half(a_folder):
         parent.send(id=1, request="register", folder=str(a_folder))
         assert parent.failure(1)["kind"] == "unexpected"
     assert left_in(a_folder) == ["inputs"]
-
-
-# ------------------------------------------------------------------------------------------------ memory and networks
-
-
-class Field:
-    """Something large: a plain object, so that a weak reference tells whether it is still held."""
-
-
-def test_after_out_of_memory_a_cheaper_plan_is_tried_once(a_folder, monkeypatch):
-    tried, held = [], []
-    note = tr("There was not enough memory for {model}; the field is refined instead.", model="unigradicon")
-
-    def stand_in(inputs, settings, progress, load):
-        tried.append(settings)
-        load("unigradicon")
-        if len(tried) == 2:
-            assert held[0]() is None, "what filled the memory is still there"
-            return some_results()
-        large = Field()
-        held.append(weakref.ref(large))
-        raise DeviceMemoryError("cuda:0 ran out of memory; choose cpu.")
-
-    loaded = []
-    cheaper = Settings(steps=9)
-    monkeypatch.setattr(catalog, "load_model", lambda *arguments, **options: loaded.append(arguments) or "network")
-    monkeypatch.setattr(worker, "_cheaper", lambda settings: (cheaper, note) if settings == Settings(steps=7) else None)
-    with a_thread(compute=stand_in) as parent:
-        parent.send(id=1, request="register", folder=str(a_folder), settings={"steps": 7})
-        messages = parent.until("result", 1)
-    assert tried == [Settings(steps=7), cheaper]
-    assert {"id": 1, "note": plain_sentence(note)} in messages
-    assert messages[-1]["result"] == {"notes": [plain_sentence(note)]}
-    assert len(loaded) == 2, "the network, too, made room"
-
-
-@pytest.mark.parametrize("plans", [[None], [(Settings(steps=9), "Less."), None]], ids=["no plan", "in vain"])
-def test_out_of_memory_at_the_end_of_the_plans(a_folder, monkeypatch, plans):
-    tried = []
-
-    def stand_in(inputs, settings, **options):
-        tried.append(settings)
-        raise DeviceMemoryError(f"out of memory with {settings.steps} steps; choose cpu.")
-
-    monkeypatch.setattr(worker, "_cheaper", lambda settings: plans[len(tried) - 1])
-    with a_thread(compute=stand_in) as parent:
-        parent.send(id=1, request="register", folder=str(a_folder), settings={"steps": 7})
-        failed = parent.failure(1)
-    last = 7 if len(plans) == 1 else 9
-    assert failed == {"kind": "memory", "message": f"out of memory with {last} steps; choose cpu.", "details": ""}
-    assert len(tried) == len(plans)
-    assert left_in(a_folder) == ["inputs"]
-
-
-SHAPE = (64, 72, 80)  # the published cascade of five halvings needs 65 and more; this one has three
-
-
-@pytest.fixture
-def a_small_model(tmp_path, monkeypatch):
-    """unigradicon, but small and with random weights that lie in a folder; (folder, names of what was loaded)."""
-    card = dataclasses.replace(
-        catalog.shipped_cards()["unigradicon"],
-        input_shape=SHAPE,
-        down_channels=(2, 4, 8, 16),
-        up_channels=(4, 4, 8),
-        size=0,
-    )
-    torch.manual_seed(0)
-    network = GradICON(SHAPE, down=card.down_channels, up=card.up_channels)
-    for unet in network.unets:
-        torch.nn.init.normal_(unet.lastConv.weight, std=0.02)
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    torch.save(network.state_dict(), folder / card.filename)
-    monkeypatch.setitem(catalog.shipped_cards(), "unigradicon", card)
-    loaded = []
-
-    def counted(name, load=catalog.load_model, **options):
-        loaded.append(name)
-        return load(name, **options)
-
-    monkeypatch.setattr(catalog, "load_model", counted)
-    return folder, loaded
-
-
-@pytest.mark.slow
-def test_weights_stay_loaded_until_released_or_changed(a_folder, a_small_model):
-    weights, loaded = a_small_model
-    settings = {"model": "unigradicon", "weights_dir": str(weights), "device": "cpu"}
-    with a_thread() as parent:
-        number = 0
-
-        def run():
-            nonlocal number
-            number += 1
-            parent.send(id=number, request="register", folder=str(a_folder), settings=settings)
-            assert "result" in parent.until("result", number)[-1]
-            return exchange.read_results(a_folder / "results").registration.forward.displacement
-
-        first, second = run(), run()
-        assert loaded == ["unigradicon"]
-        np.testing.assert_array_equal(first, second)
-        parent.send(id=99, request="release")
-        parent.until("result", 99)
-        np.testing.assert_array_equal(run(), first)
-        assert len(loaded) == 2
-        file = weights / "unigradicon.trch"
-        state = torch.load(file)
-        torch.save({key: value * 0 for key, value in state.items()}, file)
-        changed = run()
-        assert len(loaded) == 3
-        assert np.abs(changed - first).max() > 1
-
-
-def test_downloads_report_bytes_and_fill_the_folder(tmp_path, a_small_model, monkeypatch):
-    weights, _ = a_small_model
-    content = (weights / "unigradicon.trch").read_bytes()
-    publisher = Publisher(content)
-    card = dataclasses.replace(catalog.shipped_cards()["unigradicon"], url=publisher.url)
-    monkeypatch.setitem(catalog.shipped_cards(), "unigradicon", card)
-    with a_thread() as parent:
-        parent.send(id=1, request="download", model="unigradicon", weights_dir=str(tmp_path / "there"))
-        messages = parent.until("result", 1)
-    publisher.shutdown()
-    assert messages[0]["progress"] == {"stage": "download", "fraction": 0.0}
-    assert messages[-1]["result"]["path"] == str(tmp_path / "there" / "unigradicon.trch")
-    assert (tmp_path / "there" / "unigradicon.trch").read_bytes() == content
-
-
-def test_a_download_can_be_cancelled(monkeypatch):
-    sizes = iter(range(1, 10**9))
-
-    def endless(card, weights_dir, progress):
-        while True:
-            progress(next(sizes), 10**9)
-            time.sleep(0.001)
-
-    monkeypatch.setattr(catalog, "fetch_weights", endless)
-    with a_thread() as parent:
-        parent.send(id=1, request="download", model="unigradicon", weights_dir=None)
-        parent.read()
-        progress = parent.read()["progress"]
-        assert progress == {"stage": "download", "fraction": 0.0, "done": progress["done"], "total": 10**9}
-        assert progress["done"] > 0
-        parent.send(id=1, request="cancel")
-        assert parent.failure(1)["kind"] == "cancelled"
