@@ -12,6 +12,7 @@ import sys
 import tempfile
 import types
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import InputError
 from ..text import tr
@@ -32,7 +33,7 @@ _LOGICS = {
 }
 
 
-def boot():
+def boot() -> Any:
     """Return the MRML scene: `slicer.mrmlScene` in desktop Slicer, else slicer-core's, booted by the first call (3 s).
 
     Raises InputError if neither is there.
@@ -43,7 +44,7 @@ def boot():
     return slicer.mrmlScene
 
 
-def private_scene():
+def private_scene() -> Any:
     """Return the scene for what is written to files: never desktop Slicer's, which is the user's and in its views.
 
     In desktop Slicer it is assembled beside that one by the first call; elsewhere it is the one of `boot`, and raises
@@ -53,7 +54,7 @@ def private_scene():
     return _own_mrml(_slicer()).scene
 
 
-def application_logic(scene=None):
+def application_logic(scene: Any = None) -> Any:
     """Return the vtkMRMLApplicationLogic of `scene`, by default of that of `boot`; views are built on it."""
     boot()
     slicer = _slicer()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..errors import InputError
@@ -10,10 +12,15 @@ from ..text import tr
 from .transforms import array_from_matrix, world_matrix
 
 
-def landmarks_from_node(node) -> Landmarks:
-    """Return the set points of a markups node (point list, curve, ...) in world coordinates, LPS.
+def landmarks_from_node(node: Any) -> Landmarks:
+    """Return the placed points of a markups node (point list, curve, ...) in world coordinates.
 
-    Points that are not placed, or marked as missing, are left out. Parent transforms of any kind are applied.
+    Points that are not placed, or marked as missing, are omitted. Parent transforms of any kind are applied.
+
+    Returns
+    -------
+    Landmarks
+        (n, 3), mm, LPS.
     """
     numbers = [
         n
@@ -26,10 +33,19 @@ def landmarks_from_node(node) -> Landmarks:
     return Landmarks(flip_vectors(points), tuple(node.GetNthControlPointLabel(n) for n in numbers), node.GetName())
 
 
-def node_from_landmarks(scene, landmarks: Landmarks, name: str, node=None):
-    """Return a point list node with `landmarks`, in world coordinates; `node` is updated in place if given.
+def node_from_landmarks(scene: Any, landmarks: Landmarks, name: str, node: Any = None) -> Any:
+    """Return a point list node with `landmarks`, in world coordinates.
 
-    An updated node keeps its display and lock, and leaves its parent transform.
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+        Where a new node is added.
+    landmarks : Landmarks
+        (n, 3), mm, LPS.
+    name : str
+        Name of a new node.
+    node : vtkMRMLMarkupsFiducialNode, optional
+        Updated in place: it keeps its display and lock, and leaves its parent transform.
     """
     is_new = node is None
     if is_new:
@@ -44,10 +60,13 @@ def node_from_landmarks(scene, landmarks: Landmarks, name: str, node=None):
     return node
 
 
-def region_from_node(node) -> Grid:
+def region_from_node(node: Any) -> Grid:
     """Return the box of a markups ROI node in the world as a grid of one voxel, the whole box.
 
-    Raises InputError if the box is flat, or for a non-linear parent transform.
+    Raises
+    ------
+    InputError
+        If the box is flat, or for a non-linear parent transform.
     """
     if not node.IsA("vtkMRMLMarkupsROINode"):
         raise InputError(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import slicer
@@ -58,28 +59,48 @@ def can_render() -> str | None:
 
 
 def render_slices(
-    scene,
-    background,
-    path,
-    foreground=None,
+    scene: Any,
+    background: Any,
+    path: str | Path,
+    foreground: Any = None,
     *,
     opacity: float = 0.5,
-    transform=None,
-    segmentations=(),
-    orientations=ORIENTATIONS,
-    centre=None,
+    transform: Any = None,
+    segmentations: Any = (),
+    orientations: Any = ORIENTATIONS,
+    centre: Any = None,
     size: int = 480,
 ) -> Path:
-    """One PNG with a slice view per orientation, side by side: `background`, `foreground` over it, segments outlined.
+    """Write one PNG with a slice view per orientation, side by side; segments are outlined.
 
-    opacity: of the foreground volume, 0 to 1.
-    transform: a transform node whose deformation grid is drawn; spacing and line width follow from the field of view.
-    segmentations: segmentation nodes whose outlines are drawn; the scene's others, and other transforms, are not.
-    centre: the point (x, y, z) in mm, LPS through which the slices go; without it the middle of the segments, else of
-    the background.
-    size: edge of one view in pixels.
     Directions are Slicer's: the patient's right is left in axial and coronal views. The scene is left as it was.
-    Raises InputError where nothing can be rendered.
+
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+        The scene of the nodes.
+    background, foreground : vtkMRMLVolumeNode
+        The foreground is drawn over the background.
+    path : str or Path
+        The PNG file.
+    opacity : float
+        Of the foreground volume, 0 to 1.
+    transform : vtkMRMLTransformNode, optional
+        Its deformation grid is drawn; spacing and line width follow from the field of view.
+    segmentations : sequence of vtkMRMLSegmentationNode
+        Their outlines are drawn; the scene's others, and other transforms, are not.
+    orientations : sequence of str
+        Of ORIENTATIONS.
+    centre : sequence of float, optional
+        The point (x, y, z) in mm, LPS through which the slices go; by default the middle of the segments, else of the
+        background.
+    size : int
+        Edge of one view in pixels.
+
+    Raises
+    ------
+    InputError
+        Where nothing can be rendered.
     """
     path = _picture_path(path)
     box = _bounds([background])
@@ -106,10 +127,28 @@ def render_slices(
     return path
 
 
-def render_3d(scene, path, segmentations, *, transform=None, size: int = 600) -> Path:
-    """One PNG with the closed surfaces of `segmentations`, seen from the front; the grid of `transform` with them.
+def render_3d(scene: Any, path: str | Path, segmentations: Any, *, transform: Any = None, size: int = 600) -> Path:
+    """Write one PNG with the closed surfaces of `segmentations`, seen from the front.
 
-    The scene is left as it was. Raises InputError where nothing can be rendered.
+    The scene is left as it was.
+
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+        The scene of the nodes.
+    path : str or Path
+        The PNG file.
+    segmentations : sequence of vtkMRMLSegmentationNode
+        What is drawn.
+    transform : vtkMRMLTransformNode, optional
+        Its deformation grid is drawn too.
+    size : int
+        Edge in pixels.
+
+    Raises
+    ------
+    InputError
+        Where nothing can be rendered.
     """
     path = _picture_path(path)
     bounds = _bounds(segmentations)

@@ -45,9 +45,26 @@ REQUEST_ATTRIBUTE = "IconRegistration.request"
 class ResultNodes:
     """The nodes that a registration made or updated, named as what workflow.results holds, and its quality report.
 
-    forward: the transform node under which MOVING data is placed.  backward: the one for FIXED data. Data that lies
-        under a parent transform keeps it: the registration goes on top, between that parent and the world.
-    distrust: -1 where it is unknown.
+    Data under a parent transform keeps it: the registration goes on top, between that parent and the world.
+
+    Attributes
+    ----------
+    forward : vtkMRMLGridTransformNode
+        The transform under which MOVING data is placed.
+    backward : vtkMRMLGridTransformNode
+        The transform under which FIXED data is placed.
+    warped_volume, warped_volume_fine : vtkMRMLScalarVolumeNode
+        The moving volume on the fixed grid, and on the same box at the moving resolution.
+    warped_segmentation : vtkMRMLSegmentationNode
+        The moving segments on the fixed grid.
+    warped_landmarks : vtkMRMLMarkupsFiducialNode
+        The moving points in the fixed image.
+    jacobian : vtkMRMLScalarVolumeNode
+        Determinants of the Jacobian.
+    distrust : vtkMRMLScalarVolumeNode
+        Inverse-consistency error in mm; -1 where it is unknown.
+    report : Report
+        The quality report.
     """
 
     forward: Any = None
@@ -77,16 +94,30 @@ _OUTPUT_CLASSES = {
 class RegistrationRequest:
     """What is registered: workflow.results.Inputs as nodes; how; and what is made of it.
 
-    fixed, moving: volume nodes.
-    fixed_landmarks, moving_landmarks: markups point lists.
-    fixed_mask, moving_mask: volume or segmentation nodes; what is not 0 counts, of the two segmentations that take part
-        the chosen segments.
-    initial: the linear transform node under which the moving image lies roughly on the fixed one.
-    region: a markups ROI node, a box in the fixed image to which the registration is confined.
-    fixed_segments, moving_segments: identifiers of the segments that take part; all by default.
-    roles: whether the segments have each role of workflow.roles.
-    moving_resolution: as in workflow.pipeline.compute.
-    jacobian, distrust: also make these volumes.
+    Attributes
+    ----------
+    fixed, moving : vtkMRMLScalarVolumeNode
+        The volumes.
+    fixed_segmentation, moving_segmentation : vtkMRMLSegmentationNode or None
+        Structures of the volumes.
+    fixed_landmarks, moving_landmarks : vtkMRMLMarkupsNode or None
+        Points, matched by name.
+    fixed_mask, moving_mask : vtkMRMLVolumeNode or vtkMRMLSegmentationNode or None
+        What is not 0 counts; of the two segmentations that take part the chosen segments.
+    initial : vtkMRMLTransformNode or None
+        The linear transform that brings the moving image roughly onto the fixed one.
+    region : vtkMRMLMarkupsROINode or None
+        A box in the fixed image to which the registration is confined.
+    fixed_segments, moving_segments : sequence of str or None
+        Identifiers of the segments that take part; None for all.
+    settings : Settings
+        How it is registered.
+    roles : mapping of str to bool
+        Whether the segments have each role of workflow.roles.
+    moving_resolution : bool
+        As in workflow.pipeline.compute.
+    jacobian, distrust : bool
+        Also make these volumes.
     """
 
     fixed: Any
@@ -122,21 +153,38 @@ _NODE_FIELDS = tuple(f.name for f in fields(RegistrationRequest))[:10]
 
 
 def register_nodes(
-    fixed,
-    moving,
+    fixed: Any,
+    moving: Any,
     *,
     outputs: ResultNodes | None = None,
     progress: Callable[[str, float], None] | None = None,
-    **asked,
+    **asked: Any,
 ) -> ResultNodes:
     """Register the volume node `moving` to the volume node `fixed` and put the results beside them in their scene.
 
-    asked: the other fields of `RegistrationRequest`, documented there: segmentations, settings, what is made and so on;
-        of the roles each by its name, such as guide=True.
-    outputs: nodes of an earlier run to update in place; what is None in it is made anew.
-    progress(stage, fraction of the run): may raise Cancelled.
-    Raises InputError before the registration starts if something in the nodes cannot be used. After any exception the
-    scene holds the nodes that it held before.
+    After any exception the scene holds the nodes that it held before.
+
+    Parameters
+    ----------
+    fixed, moving : vtkMRMLScalarVolumeNode
+        The volumes; their linear parent transforms count.
+    outputs : ResultNodes, optional
+        Nodes of an earlier run to update in place; what is None in it is made anew.
+    progress : callable, optional
+        Called with (stage, fraction of the run); may raise Cancelled.
+    **asked
+        The other fields of `RegistrationRequest`: segmentations, settings, what is made and so on; of the roles each by
+        its name, such as guide=True.
+
+    Returns
+    -------
+    ResultNodes
+        The nodes and the report.
+
+    Raises
+    ------
+    InputError
+        Before the registration starts, if something in the nodes cannot be used.
     """
     from ..workflow.pipeline import compute
 
@@ -155,7 +203,13 @@ def _with_roles(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
-    """Return the nodes as values of the library; raise InputError that names a node which cannot be used."""
+    """Return the nodes as values of the library.
+
+    Raises
+    ------
+    InputError
+        Names a node that cannot be used.
+    """
 
     def read(node, reader):
         return None if node is None else reader(node)
@@ -188,10 +242,24 @@ def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
 def nodes_from_results(
     results: Results, request: RegistrationRequest, outputs: ResultNodes | None = None
 ) -> ResultNodes:
-    """Put results into the scene, beside their inputs; nodes of `outputs` are updated in place.
+    """Put results into the scene, beside their inputs.
 
-    What this registration did not make is not among the outputs, even if an earlier one had made it.
-    If anything fails, the nodes that were added are removed again.
+    What this registration did not make is not among the outputs, even if an earlier one had made it. If anything fails,
+    the nodes that were added are removed again.
+
+    Parameters
+    ----------
+    results : Results
+        What workflow.pipeline.compute returned.
+    request : RegistrationRequest
+        The nodes of which it was computed.
+    outputs : ResultNodes, optional
+        Nodes to update in place.
+
+    Returns
+    -------
+    ResultNodes
+        The nodes, which remember request and provenance, and the report.
     """
     fixed, moving, scene = request.fixed, request.moving, request.fixed.GetScene()
     outputs = outputs or ResultNodes()
@@ -243,11 +311,15 @@ def nodes_from_results(
     return outputs
 
 
-def request_of(node) -> RegistrationRequest | None:
+def request_of(node: Any) -> RegistrationRequest | None:
     """Return the request that a result was made by, as far as its nodes are still in the scene; None if it is not ours.
 
-    Survives saving and loading the scene. Raises InputError if either volume is missing, or the record is of a
-    version that this one does not understand.
+    Survives saving and loading the scene.
+
+    Raises
+    ------
+    InputError
+        If either volume is missing, or the record is of a version that this one does not understand.
     """
     record, provenance = node.GetAttribute(REQUEST_ATTRIBUTE), node.GetAttribute(PROVENANCE_ATTRIBUTE)
     if not record or not provenance:
@@ -275,7 +347,7 @@ def request_of(node) -> RegistrationRequest | None:
         ) from None
 
 
-def outputs_of(forward) -> ResultNodes:
+def outputs_of(forward: Any) -> ResultNodes:
     """Return what the scene holds of the registration that made the transform node `forward`, and its report."""
     nodes = {name: forward.GetNodeReference(f"IconRegistration.output.{name}") for name in _OUTPUT_CLASSES}
     report = forward.GetAttribute(REPORT_ATTRIBUTE)
@@ -302,8 +374,21 @@ def _remember(node, request: RegistrationRequest) -> None:
     node.SetAttribute(REQUEST_ATTRIBUTE, json.dumps({**rest, **request.roles}, default=list))
 
 
-def mask_from_node(node, identifiers: Sequence[str] | None = None) -> Image:
-    """uint8 Image, 1 where a volume node is not 0, or where a segmentation node has a segment (of `identifiers`)."""
+def mask_from_node(node: Any, identifiers: Sequence[str] | None = None) -> Image:
+    """Return where a volume node is not 0, or where a segmentation node has a segment.
+
+    Parameters
+    ----------
+    node : vtkMRMLVolumeNode or vtkMRMLSegmentationNode
+        In world coordinates.
+    identifiers : sequence of str, optional
+        Segments that count; all by default.
+
+    Returns
+    -------
+    Image
+        uint8 [k, j, i], 1 inside and 0 outside.
+    """
     if node.IsA("vtkMRMLSegmentationNode"):
         segmentation = segmentation_from_node(node)
         segmentation = segmentation if identifiers is None else segmentation.only(identifiers)
@@ -321,7 +406,7 @@ def _parents(node) -> list:
 
 
 def check_outputs(outputs: ResultNodes, request: RegistrationRequest) -> None:
-    """Raise InputError if a node cannot be updated to be the output that it is meant to be."""
+    """Raise InputError if a node of `outputs` cannot be updated to be the output that it is meant to be."""
     for name, class_name in _OUTPUT_CLASSES.items():
         node = getattr(outputs, name)
         if node is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import slicer
 
@@ -13,8 +15,16 @@ from ..text import tr
 from .transforms import set_linear_interpolation
 
 
-def save_scene(scene, path) -> Path:
-    """Write the whole scene, data included, as one .mrb file. Raises InputError, or OSError if it cannot be written."""
+def save_scene(scene: Any, path: str | Path) -> Path:
+    """Write the whole scene, data included, as one .mrb file.
+
+    Raises
+    ------
+    InputError
+        If the path is not one of an .mrb file in an existing folder.
+    OSError
+        If the file cannot be written.
+    """
     path = _bundle_path(path)
     if not path.parent.is_dir():
         raise InputError(tr("The folder {folder} does not exist; create it first.", folder=path.parent))
@@ -26,11 +36,15 @@ def save_scene(scene, path) -> Path:
     return path
 
 
-def load_scene(scene, path, clear: bool = False) -> None:
+def load_scene(scene: Any, path: str | Path, clear: bool = False) -> None:
     """Read an .mrb file into `scene`, instead of its content if `clear`, else beside it.
 
-    Our grid transforms warp as before saving: they are set back to linear interpolation. Raises InputError if the file
-    cannot be read.
+    Our grid transforms warp as before saving: they are set back to linear interpolation.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
     """
     path = _bundle_path(path)
     if not path.is_file():
@@ -45,7 +59,7 @@ def load_scene(scene, path, clear: bool = False) -> None:
     set_linear_interpolation(scene)
 
 
-def place_beside(scene, node, source) -> None:
+def place_beside(scene: Any, node: Any, source: Any) -> None:
     """Put `node` into the folder, study or patient of the subject hierarchy in which `source` lies."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     source_item = hierarchy.GetItemByDataNode(source)
@@ -58,7 +72,7 @@ def place_beside(scene, node, source) -> None:
         hierarchy.CreateItem(parent, node)
 
 
-def nodes_of_class(scene, class_name: str) -> list:
+def nodes_of_class(scene: Any, class_name: str) -> list:
     """Return the nodes of a class and its subclasses."""
     nodes = scene.GetNodesByClass(class_name)
     nodes.UnRegister(None)  # the collection is ours
@@ -66,7 +80,7 @@ def nodes_of_class(scene, class_name: str) -> list:
 
 
 @contextmanager
-def temporary_nodes(scene, only_on_error: bool = False):
+def temporary_nodes(scene: Any, only_on_error: bool = False) -> Iterator[None]:
     """Take out of the scene, at the end (`only_on_error`: if there was one), what was added within the block.
 
     Display and storage nodes too: they do not go with the node that they belong to, and hold its voxels.

@@ -6,6 +6,7 @@ Names, colours, tags and overlap are kept; nothing is resampled that lies on one
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import slicer
@@ -19,12 +20,16 @@ from .transforms import array_from_matrix, matrix_from_array, world_matrix
 from .volumes import vtk_image
 
 
-def segmentation_from_node(node) -> Segmentation:
+def segmentation_from_node(node: Any) -> Segmentation:
     """Return the Segmentation of a segmentation node, in world coordinates: its linear parents are part of the grid.
 
     The grid is the node's reference geometry, extended where segments reach beyond it. Layers are Slicer's shared label
     maps. A segmentation of closed surfaces is voxelised first, in a copy: the node stays as it is.
-    Raises InputError if there is nothing in it, or for a non-linear parent transform.
+
+    Raises
+    ------
+    InputError
+        If there is nothing in it, or for a non-linear parent transform.
     """
     source = _with_label_maps(node)
     geometry = slicer.vtkOrientedImageData()
@@ -107,13 +112,26 @@ def _tags(segment) -> dict[str, str]:
     return tags
 
 
-def node_from_segmentation(scene, segmentation: Segmentation, name: str, node=None, reference=None):
+def node_from_segmentation(
+    scene: Any, segmentation: Segmentation, name: str, node: Any = None, reference: Any = None
+) -> Any:
     """Return a segmentation node with the segments of `segmentation`, in world coordinates.
 
     Names, colours, tags, identifiers and layers stay what they are: segments of one layer share a label map,
-    overlapping ones lie in several. To Slicer the grey (0.5, 0.5, 0.5), Segment's default, means that it chooses.
-    node: updated in place if given (it keeps its display nodes and its name, and leaves its parent transform).
-    reference: the volume node that becomes the reference geometry; without it the segmentation's own grid does.
+    overlapping ones are in several. To Slicer the grey (0.5, 0.5, 0.5), Segment's default, means that it chooses.
+
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+        Where a new node is added.
+    segmentation : Segmentation
+        Layers [k, j, i], LPS.
+    name : str
+        Name of a new node.
+    node : vtkMRMLSegmentationNode, optional
+        Updated in place: it keeps its display nodes and its name, and leaves its parent transform.
+    reference : vtkMRMLVolumeNode, optional
+        The volume that becomes the reference geometry; without it the segmentation's own grid does.
     """
     is_new = node is None
     if is_new:

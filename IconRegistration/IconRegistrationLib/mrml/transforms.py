@@ -7,6 +7,8 @@ from-parent as it is, and moves points (markups, models) with its inverse.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import slicer
 import vtk
@@ -15,6 +17,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from ..errors import InputError
 from ..spatial.geometry import Grid, flip_affine, flip_vectors, flip_world_transform
 from ..text import tr
+
+if TYPE_CHECKING:
+    from ..spatial.displacement import DisplacementField
 
 #: Marks the grid transforms whose displacement is linear between the samples: a file does not say it.
 LINEAR_ATTRIBUTE = "IconRegistration.linearInterpolation"
@@ -49,7 +54,7 @@ def _linear_to_world(transform) -> np.ndarray:
     return flip_world_transform(array_from_matrix(matrix))
 
 
-def world_matrix(node) -> np.ndarray:
+def world_matrix(node: Any) -> np.ndarray:
     """4x4, LPS mm -> LPS mm: from a transformable node's own coordinates through its linear parents to the world.
 
     Raises InputError if a parent is not linear.
@@ -63,7 +68,7 @@ def world_matrix(node) -> np.ndarray:
         raise InputError(tr("{name} is transformed by a parent. {error}", name=node.GetName(), error=error)) from None
 
 
-def linear_from_node(node) -> np.ndarray:
+def linear_from_node(node: Any) -> np.ndarray:
     """4x4, fixed mm -> moving mm in LPS, of the transform node under which the MOVING image lies on the fixed one.
 
     The node (with its parents) maps moving points to the world, where the fixed image is; this is its inverse.
@@ -72,11 +77,21 @@ def linear_from_node(node) -> np.ndarray:
     return np.linalg.inv(_linear_to_world(node))
 
 
-def node_from_field(scene, field, name: str, node=None):
+def node_from_field(scene: Any, field: DisplacementField, name: str, node: Any = None) -> Any:
     """Return a grid transform node whose TransformFromParent is `field` (fixed -> moving), sample for sample, linear.
 
-    `node` is updated in place if given, and taken out of its parent transform: the field is in world coordinates.
     Any grid will do, oblique, left-handed, sheared. The node is saved as .nii.gz, where a grid allows it.
+
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+        Where a new node is added.
+    field : DisplacementField
+        In mm, LPS, world coordinates.
+    name : str
+        Name of a new node.
+    node : vtkMRMLGridTransformNode, optional
+        Updated in place, and taken out of its parent transform.
     """
     affine = flip_affine(field.grid.affine)
     spacing = field.grid.spacing
@@ -115,12 +130,25 @@ def _stored_grid_transform(node):
     return transform
 
 
-def field_from_node(node, grid: Grid | None = None):
-    """Return the DisplacementField (fixed -> moving, LPS) of a transform node.
+def field_from_node(node: Any, grid: Grid | None = None) -> DisplacementField:
+    """Return the DisplacementField (fixed -> moving) of a transform node.
 
-    Without `grid`: the samples that a grid transform holds in from-parent direction, exactly; raises InputError if the
-    node is anything else or has a parent. With `grid`: any transform, from the world to the node's own space, sampled
-    on `grid`; an inverse is then VTK's numerical one.
+    Parameters
+    ----------
+    node : vtkMRMLTransformNode
+        Without `grid`: a grid transform without a parent; its samples in from-parent direction are returned exactly.
+    grid : Grid, optional
+        Where any transform, from the world to the node's own space, is sampled; an inverse is then VTK's numerical one.
+
+    Returns
+    -------
+    DisplacementField
+        In mm, LPS, float32.
+
+    Raises
+    ------
+    InputError
+        Without `grid`, if the node holds anything else or has a parent.
     """
     from ..spatial.displacement import DisplacementField
 
@@ -147,10 +175,22 @@ def field_from_node(node, grid: Grid | None = None):
     return DisplacementField(displacement.astype(np.float32), grid)
 
 
-def transform_points(node, points: np.ndarray, to_world: bool = False) -> np.ndarray:
-    """Points (n, 3) in mm, LPS through a transform node and its parents.
+def transform_points(node: Any, points: np.ndarray, to_world: bool = False) -> np.ndarray:
+    """Transform points through a transform node and its parents.
 
-    From the world (fixed -> moving; how volumes are resampled), or `to_world` (how points under the node move).
+    Parameters
+    ----------
+    node : vtkMRMLTransformNode
+        The transform.
+    points : numpy.ndarray
+        (n, 3), mm, LPS.
+    to_world : bool
+        False: from the world (fixed -> moving; how volumes are resampled). True: how points under the node move.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, 3), mm, LPS.
     """
     transform = vtk.vtkGeneralTransform()
     (node.GetTransformToWorld if to_world else node.GetTransformFromWorld)(transform)
@@ -161,7 +201,7 @@ def transform_points(node, points: np.ndarray, to_world: bool = False) -> np.nda
     return flip_vectors(vtk_to_numpy(moved.GetData()))
 
 
-def set_linear_interpolation(scene) -> None:
+def set_linear_interpolation(scene: Any) -> None:
     """Our grid transforms back to linear interpolation: Slicer reads every grid transform file as a cubic one."""
     nodes = scene.GetNodesByClass("vtkMRMLGridTransformNode")
     nodes.UnRegister(None)

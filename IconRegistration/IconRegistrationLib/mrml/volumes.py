@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import slicer
 import vtk
@@ -14,11 +16,23 @@ from .scene import place_beside
 from .transforms import array_from_matrix, matrix_from_array, world_matrix
 
 
-def image_from_node(node) -> Image:
+def image_from_node(node: Any) -> Image:
     """Return the Image of a scalar or label map volume node in world coordinates: linear parents are part of the grid.
 
-    The array is a view of the node's voxels, not a copy: treat it as read-only.
-    Raises InputError if the node has no voxels, several components per voxel, or a non-linear parent transform.
+    Parameters
+    ----------
+    node : vtkMRMLScalarVolumeNode or vtkMRMLLabelMapVolumeNode
+        The volume.
+
+    Returns
+    -------
+    Image
+        [k, j, i], LPS. The array is a view of the node's voxels, not a copy: treat it as read-only.
+
+    Raises
+    ------
+    InputError
+        If the node has no voxels, several components per voxel, or a non-linear parent transform.
     """
     voxels = node.GetImageData()
     scalars = voxels.GetPointData().GetScalars() if voxels else None
@@ -71,14 +85,25 @@ def vtk_image(array: np.ndarray, image: vtk.vtkImageData | None = None) -> vtk.v
     return image
 
 
-def node_from_image(scene, image: Image, name: str, node=None, like=None):
+def node_from_image(scene: Any, image: Image, name: str, node: Any = None, like: Any = None) -> Any:
     """Return a volume node that holds `image`, in world coordinates.
 
-    node: updated in place if given (its display and its name stay; it leaves its parent transform).
-    like: the volume node whose class (scalar or label map), window, level and colours a new node takes, and beside
-    which it is placed in the subject hierarchy.
     A sheared grid (only a shearing parent transform makes one) is held exactly by the node; of the file formats, nrrd
     keeps it and nii.gz cannot.
+
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+        Where a new node is added.
+    image : Image
+        [k, j, i], LPS.
+    name : str
+        Name of a new node.
+    node : vtkMRMLVolumeNode, optional
+        Updated in place: its display and its name stay; it leaves its parent transform.
+    like : vtkMRMLVolumeNode, optional
+        The volume whose class (scalar or label map), window, level and colours a new node takes, and beside which it is
+        placed in the subject hierarchy.
     """
     is_new = node is None
     if is_new:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Container, Iterable
 from dataclasses import fields, replace
 from enum import Enum
+from typing import Any
 
 from ..errors import InputError
 from ..registration.settings import Settings
@@ -30,7 +31,7 @@ class Choice(Enum):
         return self.value[0]
 
     @classmethod
-    def of(cls, word: str):
+    def of(cls, word: str) -> Any:
         """Return the choice that stands for a word of the library. Raises InputError if none does."""
         for choice in cls:
             if choice.word == word:
@@ -91,7 +92,7 @@ class Device(Choice):
     CPU = "cpu", tr("CPU")
 
     @classmethod
-    def of(cls, word: str):
+    def of(cls, word: str) -> Any:
         """Return the choice for a device; "cuda:0" is the first GPU."""
         return super().of("cuda" if word == "cuda:0" else word)
 
@@ -112,7 +113,7 @@ _ZERO_IS_AUTO = {"steps": "steps", "spacing": "spacing"}
 _OTHERS = [f.name for f in fields(Settings) if f.name not in (*_CONTROLS, *_ZERO_IS_AUTO)]
 
 
-def settings_of(panel) -> Settings:
+def settings_of(panel: Any) -> Settings:
     """Return the Settings that the panel shows. Raises InputError where the choices exclude each other."""
     values = _others(panel)
     for field, (parameter, choice) in _CONTROLS.items():
@@ -125,7 +126,7 @@ def settings_of(panel) -> Settings:
     return Settings.from_plain(values)
 
 
-def with_preset(panel, preset, weights: str) -> None:
+def with_preset(panel: Any, preset: Any, weights: str) -> None:
     """Show a preset's settings; what belongs to the machine stays. weights: the file of "Custom weights"."""
     kept = {name: value for name, value in _others(panel).items() if name in OF_THE_MACHINE}
     machine = Settings(device=panel.device.word, **kept)
@@ -140,7 +141,7 @@ def _others(panel) -> dict:
     return json.loads(panel.otherSettings or "{}")
 
 
-def show_settings(panel, settings: Settings) -> None:
+def show_settings(panel: Any, settings: Settings) -> None:
     """Show settings; the reverse of `settings_of`. Raises InputError for what no control can show."""
     shown = {}
     for field, (parameter, choice) in _CONTROLS.items():
@@ -181,7 +182,7 @@ def remembered_segments(chosen: Iterable[str], there: Iterable[str]) -> str:
     return "" if chosen == there else json.dumps(chosen)
 
 
-def show_request(panel, request) -> None:
+def show_request(panel: Any, request: Any) -> None:
     """Make the panel ask for a mrml.registration.RegistrationRequest again: its nodes, roles and settings.
 
     Raises InputError for what the panel cannot ask for.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..networks import catalog
@@ -146,7 +147,7 @@ def _pip_constrained_by(constraints: Path) -> Iterator[None]:
             os.environ["PIP_CONSTRAINT"] = before
 
 
-def ensure_packages(ask: Callable[[str], bool], say: Callable[[str], None], installer=None) -> None:
+def ensure_packages(ask: Callable[[str], bool], say: Callable[[str], None], installer: Any = None) -> None:
     """Make Slicer's own Python able to register: returns at once where it is, else asks and installs.
 
     ask: shows a question, returns True for yes.  say: shows what is being done.

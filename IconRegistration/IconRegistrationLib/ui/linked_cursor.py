@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import slicer
 import vtk
 
@@ -17,7 +19,7 @@ class LinkedCursor:
     restore_point: remembers the views as they were.  moving: the volume node.  forward: the transform node.
     """
 
-    def __init__(self, restore_point: review.SceneRestorePoint, moving, forward):
+    def __init__(self, restore_point: review.SceneRestorePoint, moving: Any, forward: Any):
         self._restore_point, self._forward = restore_point, forward
         manager = slicer.app.layoutManager()
         self._layout = manager.layout  # the one to return to
@@ -55,7 +57,7 @@ class LinkedCursor:
         return [logic.GetSliceNode() for logic in self._lower]
 
 
-def slice_logic(name: str):
+def slice_logic(name: str) -> Any:
     """Return the slice logic of the view of that name."""
     return slicer.app.layoutManager().sliceWidget(name).sliceLogic()
 

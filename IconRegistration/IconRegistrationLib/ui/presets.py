@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
 from ..errors import InputError
 from ..registration.settings import Settings
@@ -18,7 +19,7 @@ from ..workflow.presets import OF_THE_METHOD, Preset, builtin_presets
 KEY = "IconRegistration/presets"
 
 
-def user_presets(store) -> list[Preset]:
+def user_presets(store: Any) -> list[Preset]:
     """Return the user's presets in alphabetical order; those that cannot be used are logged, with the reason."""
     presets = []
     for name, values in sorted(_stored(store).items()):
@@ -31,7 +32,7 @@ def user_presets(store) -> list[Preset]:
     return presets
 
 
-def save_preset(store, name: str, settings: Settings) -> None:
+def save_preset(store: Any, name: str, settings: Settings) -> None:
     """Keep the method of `settings` as a preset of the user; one of the same name is replaced.
 
     Raises InputError for an empty name or that of a built-in preset.
@@ -45,7 +46,7 @@ def save_preset(store, name: str, settings: Settings) -> None:
     store.setValue(KEY, json.dumps({**_stored(store), name: _of_the_method(settings)}, indent=1))
 
 
-def delete_preset(store, name: str) -> None:
+def delete_preset(store: Any, name: str) -> None:
     """Delete a preset of the user. Raises InputError if there is none of that name."""
     stored = _stored(store)
     if name not in stored:

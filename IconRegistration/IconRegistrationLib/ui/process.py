@@ -337,7 +337,9 @@ class _Child:
     Nothing is told after `ignore`.
     """
 
-    def __init__(self, command, environment, on_message: Callable[[dict], None], on_end: Callable[[_Ending], None]):
+    def __init__(
+        self, command: Any, environment: Any, on_message: Callable[[dict], None], on_end: Callable[[_Ending], None]
+    ):
         self._command = command
         self._on_message, self._on_end = on_message, on_end
         self._lines = LineBuffer(_LONGEST_LINE)

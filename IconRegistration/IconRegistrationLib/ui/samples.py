@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..demo.phantom import make_phantom
 from ..mrml.markups import node_from_landmarks
@@ -56,7 +57,7 @@ def _load_phantom(_source) -> list:
         return nodes
 
 
-def add_phantom(scene, size: int = 144) -> list:
+def add_phantom(scene: Any, size: int = 144) -> list:
     """Return the phantom's nodes, always the same: volumes, segmentations and landmarks, of each inhale first.
 
     Inhale is meant as fixed, exhale as moving. size: the volumes have about size^3 voxels.

@@ -58,7 +58,7 @@ class Session:
 
     def __init__(
         self,
-        scene,
+        scene: Any,
         listener: Listener,
         *,
         python: Callable[[], str] = str,
@@ -96,7 +96,9 @@ class Session:
         message = {"request": "register", "settings": asdict(request.settings), "options": request.options}
         self._begin(message, done, finish, lambda folder: exchange.write_inputs(folder, inputs))
 
-    def warp_segments(self, source, identifiers: list[str], forward, fixed, done: Callable[[Any], None]) -> None:
+    def warp_segments(
+        self, source: Any, identifiers: list[str], forward: Any, fixed: Any, done: Callable[[Any], None]
+    ) -> None:
         """Segments of the moving segmentation node `source` on the grid of the volume node `fixed`, resampled once.
 
         forward: the transform node. `done` gets a new segmentation node.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import qt
 
 
-def segment_names(node) -> dict[str, str]:
+def segment_names(node: Any) -> dict[str, str]:
     """Segment identifier -> name, of a segmentation node or None."""
     if node is None:
         return {}
@@ -13,7 +15,7 @@ def segment_names(node) -> dict[str, str]:
     return {identifier: segmentation.GetSegment(identifier).GetName() for identifier in segmentation.GetSegmentIDs()}
 
 
-def fill_ticks(widget, names: dict[str, str], ticked) -> None:
+def fill_ticks(widget: Any, names: dict[str, str], ticked: Any) -> None:
     """Make a QListWidget show `names` (identifier -> text), those in `ticked` with a tick; untouched where it does."""
     wanted = [(identifier, text, identifier in ticked) for identifier, text in names.items()]
     if wanted == [(_identifier(item), item.text(), _is_ticked(item)) for item in _items(widget)]:
@@ -27,7 +29,7 @@ def fill_ticks(widget, names: dict[str, str], ticked) -> None:
         widget.addItem(item)
 
 
-def ticks(widget) -> tuple[list[str], list[str]]:
+def ticks(widget: Any) -> tuple[list[str], list[str]]:
     """Return the identifiers of all entries, and of those with a tick."""
     items = _items(widget)
     return [_identifier(item) for item in items], [_identifier(item) for item in items if _is_ticked(item)]

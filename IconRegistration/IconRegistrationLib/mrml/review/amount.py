@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import slicer
 
 from ...errors import InputError
@@ -10,7 +12,7 @@ from ..transforms import LINEAR_ATTRIBUTE
 from .scene_restore_point import SceneRestorePoint
 
 
-def set_warp_amount(transform, amount: float) -> None:
+def set_warp_amount(transform: Any, amount: float) -> None:
     """Show that part of a grid transform's displacement, 0 (none) to 1 (all): what it transforms follows at once.
 
     It scales both directions of the node, and what a file of it or `field_from_node` would hold: see `viewing_copy`.
@@ -21,7 +23,7 @@ def set_warp_amount(transform, amount: float) -> None:
     grid_transform_of(transform).SetDisplacementScale(amount)
 
 
-def viewing_copy(restore_point: SceneRestorePoint, transform):
+def viewing_copy(restore_point: SceneRestorePoint, transform: Any) -> Any:
     """Return a grid transform node with the displacements of `transform`, of which a part can be shown.
 
     The samples are shared, not copied. `transform` itself keeps all of the displacement, for a file would hold what is
@@ -33,7 +35,7 @@ def viewing_copy(restore_point: SceneRestorePoint, transform):
     return node
 
 
-def whole_transform(transform):
+def whole_transform(transform: Any) -> Any:
     """Return the vtkOrientedGridTransform of a node, sharing the samples, whatever amount of it is shown."""
     shown = grid_transform_of(transform)
     whole = slicer.vtkOrientedGridTransform()
@@ -45,7 +47,7 @@ def whole_transform(transform):
     return whole
 
 
-def grid_transform_of(node):
+def grid_transform_of(node: Any) -> Any:
     """Return the vtkOrientedGridTransform of a node; raise InputError if it holds no displacement grid."""
     stored = slicer.vtkOrientedGridTransform.SafeDownCast(node.GetTransformFromParent())
     if stored is None or stored.GetDisplacementGrid() is None:

@@ -23,7 +23,7 @@ CURTAIN_DIRECTIONS = ("R-L", "A-P", "S-I")
 _HOLE = -1e30
 
 
-def show_carried(restore_point: SceneRestorePoint, composites, still: list, carried: list, transform) -> None:
+def show_carried(restore_point: SceneRestorePoint, composites: Any, still: list, carried: list, transform: Any) -> None:
     """One image's data under `transform`, its volume over the other image's, in all slice views.
 
     still, carried: nodes of the two images, the volume first. Forward: fixed, moving, and the forward transform; the
@@ -36,7 +36,9 @@ def show_carried(restore_point: SceneRestorePoint, composites, still: list, carr
     show_comparison(restore_point, composites, still[0], carried[0])
 
 
-def show_comparison(restore_point: SceneRestorePoint, composites, fixed, moving, opacity: float = 0.5) -> None:
+def show_comparison(
+    restore_point: SceneRestorePoint, composites: Any, fixed: Any, moving: Any, opacity: float = 0.5
+) -> None:
     """Show the volume `fixed` in the background and `moving` over it, with matched window and level, in slice views.
 
     moving: any volume that lies on the fixed one: warped, or under the transform.
@@ -48,7 +50,7 @@ def show_comparison(restore_point: SceneRestorePoint, composites, fixed, moving,
     blend(restore_point, composites, opacity)
 
 
-def match_window(restore_point: SceneRestorePoint, fixed, moving) -> None:
+def match_window(restore_point: SceneRestorePoint, fixed: Any, moving: Any) -> None:
     """Show `moving` with the window and level that correspond to those of `fixed`, which stay as they are.
 
     Two CTs have one scale, Hounsfield units, and get the same window. Otherwise the window is carried over by the
@@ -86,13 +88,13 @@ def _voxels(node) -> np.ndarray:
     return vtk_to_numpy(voxels.GetPointData().GetScalars()).reshape(voxels.GetDimensions()[::-1])
 
 
-def blend(restore_point: SceneRestorePoint, composites, opacity: float) -> None:
+def blend(restore_point: SceneRestorePoint, composites: Any, opacity: float) -> None:
     """How much of the foreground volume is seen, 0 to 1."""
     for composite in composites:
         restore_point.change(composite, "ForegroundOpacity", opacity)
 
 
-def flicker(restore_point: SceneRestorePoint, composites) -> None:
+def flicker(restore_point: SceneRestorePoint, composites: Any) -> None:
     """Show the other one of background and foreground, alone; for a timer to call. `blend` ends it."""
     shown = any(composite.GetForegroundOpacity() > 0.5 for composite in composites)
     blend(restore_point, composites, 0 if shown else 1)
@@ -112,7 +114,7 @@ class CutVolume:
     curtain: tuple[str, int] | None = None
 
 
-def cut_volume(restore_point: SceneRestorePoint, source) -> CutVolume:
+def cut_volume(restore_point: SceneRestorePoint, source: Any) -> CutVolume:
     """Return a copy of a volume node for `checkerboard` and `curtain`, nothing cut yet, displayed as the source is now.
 
     Voxels of any type become float32, for the hole's value: far enough below all others that a view, which interpolates

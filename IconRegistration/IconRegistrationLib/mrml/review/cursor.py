@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..transforms import array_from_matrix
@@ -9,7 +11,7 @@ from .amount import whole_transform
 from .scene_restore_point import SceneRestorePoint
 
 
-def corresponding_point(forward, point) -> np.ndarray:
+def corresponding_point(forward: Any, point: Any) -> np.ndarray:
     """Where a point of the fixed image lies in the undeformed moving scan; both (x, y, z) in mm, RAS, world.
 
     By the whole map, whatever amount of it is shown. The world is where the moving scan is with its own linear
@@ -19,7 +21,7 @@ def corresponding_point(forward, point) -> np.ndarray:
     return np.array(whole.TransformPoint([float(x) for x in point]))
 
 
-def cursor_marker(restore_point: SceneRestorePoint, slice_nodes):
+def cursor_marker(restore_point: SceneRestorePoint, slice_nodes: Any) -> Any:
     """Return a locked point without a label, seen only in the given slice views (those of the moving scan)."""
     marker = restore_point.add_hidden_node("vtkMRMLMarkupsFiducialNode", "Corresponding point")
     marker.SetLocked(True)
@@ -30,7 +32,7 @@ def cursor_marker(restore_point: SceneRestorePoint, slice_nodes):
     return marker
 
 
-def place_cursor(marker, point, slice_nodes) -> None:
+def place_cursor(marker: Any, point: Any, slice_nodes: Any) -> None:
     """Put the marker to `point` (mm, RAS, world) and the slice views on it, panned only where it were out of view."""
     point = [float(x) for x in point]
     if marker.GetNumberOfControlPoints() == 0:

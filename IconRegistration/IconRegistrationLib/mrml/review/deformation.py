@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
@@ -19,7 +21,7 @@ def grid_spacing(field_of_view: float) -> float:
     return float(min((1, 2, 5, 10), key=lambda step: abs(np.log(step * power / raw))) * power)
 
 
-def show_grid(display, field_of_view: float) -> None:
+def show_grid(display: Any, field_of_view: float) -> None:
     """Make a transform display node draw a deformation grid suited to a field of view in mm, in slices and in 3D.
 
     Its colour is the displacement's length: light blue for none (Slicer's own dark grey is lost on a dark image),
@@ -32,7 +34,7 @@ def show_grid(display, field_of_view: float) -> None:
     display.SetVisibility3D(True)
 
 
-def deformation_spacing(style: str, region, transform) -> float:
+def deformation_spacing(style: str, region: Any, transform: Any) -> float:
     """Return the spacing that `show_deformation` chooses, in mm.
 
     Of grid lines and arrows it follows from the region's size, of contours from the
@@ -45,7 +47,7 @@ def deformation_spacing(style: str, region, transform) -> float:
     return grid_spacing(_longest(transform) * 2.5)  # about ten levels
 
 
-def deformation_line_width(spacing: float, region) -> int:
+def deformation_line_width(spacing: float, region: Any) -> int:
     """Return the line width that `show_deformation` chooses, in pixels: an eighth of the spacing in voxels, 1 to 3.
 
     Lines that lie far apart are seen as lines; between close ones the image is.
@@ -61,9 +63,9 @@ def _longest(transform) -> float:
 
 def show_deformation(
     restore_point: SceneRestorePoint,
-    transform,
+    transform: Any,
     style: str,
-    region,
+    region: Any,
     *,
     spacing: float | None = None,
     line_width: int | None = None,

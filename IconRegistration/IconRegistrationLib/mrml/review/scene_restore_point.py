@@ -30,12 +30,12 @@ class SceneRestorePoint:
     added: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
 
-    def change(self, node, name: str, value, *key) -> None:
+    def change(self, node: Any, name: str, value: Any, *key: Any) -> None:
         """Set the property `name` of a node (of its part `key`), for the first time remembering what it was."""
         self.values.setdefault((node.GetID(), name, *key), getattr(node, f"Get{name}")(*key))
         _setter(node, name)(*key, value)
 
-    def restore(self, *nodes) -> None:
+    def restore(self, *nodes: Any) -> None:
         """Put back the properties of `nodes`; without any: everything, parents too, and remove what was added."""
         chosen = {node.GetID() for node in nodes}
         for identity in [key for key in reversed(self.values) if not chosen or key[0] in chosen]:
@@ -53,7 +53,7 @@ class SceneRestorePoint:
             self.remove_hidden_nodes(*self._present(self.added))
             self.moved, self.added = [], []
 
-    def add_hidden_node(self, class_name: str, name: str):
+    def add_hidden_node(self, class_name: str, name: str) -> Any:
         """Add a node with display nodes, for looking: neither saved with the scene nor listed in the data tree."""
         node = self.scene.CreateNodeByClass(class_name)
         node.UnRegister(None)  # the reference is ours
@@ -68,7 +68,7 @@ class SceneRestorePoint:
                 display.SetSaveWithScene(False)
         return node
 
-    def remove_hidden_nodes(self, *nodes) -> None:
+    def remove_hidden_nodes(self, *nodes: Any) -> None:
         """Remove nodes that `add_hidden_node` made, with their displays, which would hold on to voxels."""
         for node in nodes:
             if node.GetID() in self.moved:
@@ -94,14 +94,14 @@ def _displays(node) -> list:
     return [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
 
 
-def display_of(node):
+def display_of(node: Any) -> Any:
     """Return the display node of a node, made where there is none."""
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     return node.GetDisplayNode()
 
 
-def put_under(restore_point: SceneRestorePoint, node, transform) -> None:
+def put_under(restore_point: SceneRestorePoint, node: Any, transform: Any) -> None:
     """Put data (volume, segmentation, markups, model) under a registration's transform; `take_out` undoes it exactly.
 
     Data that has a linear parent keeps its place in the world, where it was registered: the parent itself stays as it
@@ -119,7 +119,7 @@ def put_under(restore_point: SceneRestorePoint, node, transform) -> None:
     restore_point.moved.append(node.GetID())
 
 
-def take_out(restore_point: SceneRestorePoint, node) -> None:
+def take_out(restore_point: SceneRestorePoint, node: Any) -> None:
     """Give data back the parent that it had before `put_under`; data that none of ours transforms is not changed."""
     parent = node.GetParentTransformNode()
     if parent is None or not _is_ours(parent):
@@ -139,7 +139,7 @@ def _is_ours(transform) -> bool:
     return bool(transform.GetAttribute(_STANDS_FOR) or transform.GetAttribute(LINEAR_ATTRIBUTE))
 
 
-def own_parent(node):
+def own_parent(node: Any) -> Any:
     """Return the parent that data has when it is not under a registration, or None."""
     parent = node.GetParentTransformNode()
     if parent is None or not _is_ours(parent):

@@ -11,7 +11,7 @@ import vtk
 from .scene_restore_point import SceneRestorePoint, display_of, own_parent, put_under
 
 
-def show_outlines(restore_point: SceneRestorePoint, fixed, moving) -> None:
+def show_outlines(restore_point: SceneRestorePoint, fixed: Any, moving: Any) -> None:
     """Outline two segmentation nodes, without filling: the fixed one in thick lines, the moving one in thin ones.
 
     A moving segment has the colour of the fixed segment of its name, lightened so that it is seen on the thick line.
@@ -32,12 +32,14 @@ def show_outlines(restore_point: SceneRestorePoint, fixed, moving) -> None:
         restore_point.change(display, "SegmentOverrideColor", lighter, identifier)
 
 
-def outline_displays(fixed, moving) -> list:
+def outline_displays(fixed: Any, moving: Any) -> list:
     """Return the display nodes that `show_outlines` changes."""
     return [display_of(fixed), display_of(moving)]
 
 
-def live_segments(restore_point: SceneRestorePoint, source, identifiers: list[str], transform, node=None):
+def live_segments(
+    restore_point: SceneRestorePoint, source: Any, identifiers: list[str], transform: Any, node: Any = None
+) -> Any:
     """Return a segmentation node with some segments of another, under `transform`: seen warped at once, in 2D and 3D.
 
     The light node holds those segments alone, each cropped to its extent: ticking one leaves the others be. A linear

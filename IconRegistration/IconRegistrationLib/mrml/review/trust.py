@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import vtk
@@ -25,7 +26,12 @@ _FOLDED_COLOR = (0.9, 0, 1)
 _UNKNOWN_COLOR = (0.45, 0.45, 0.5)
 
 
-def trust_overlay(restore_point: SceneRestorePoint, distrust=None, jacobian=None, limits=DISTRUST_LIMITS):
+def trust_overlay(
+    restore_point: SceneRestorePoint,
+    distrust: Any = None,
+    jacobian: Any = None,
+    limits: tuple[float, ...] = DISTRUST_LIMITS,
+) -> Any:
     """Return a label map volume that says where not to trust a registration; the data probe shows its names.
 
     distrust: volume node, inverse-consistency error in mm; labels are "1 - 2 mm" and so on by `limits` (mm, rising,
@@ -68,7 +74,7 @@ def trust_overlay(restore_point: SceneRestorePoint, distrust=None, jacobian=None
     return node
 
 
-def show_overlay(restore_point: SceneRestorePoint, composites, overlay, opacity: float = 0.5) -> None:
+def show_overlay(restore_point: SceneRestorePoint, composites: Any, overlay: Any, opacity: float = 0.5) -> None:
     """Lay a label map over the images of slice views; `restore` of the composites, or None, removes it."""
     for composite in composites:
         restore_point.change(composite, "LabelVolumeID", overlay.GetID() if overlay else None)
@@ -91,7 +97,7 @@ def _finer(image: Image, spacing: float = 1.5, voxels: float = 3e7) -> Image:
     return Image(array, Grid(array.shape, image.grid.affine @ np.diag([*[1 / factor] * 3, 1])), image.name)
 
 
-def report_table(scene, report, name: str, node=None):
+def report_table(scene: Any, report: Any, name: str, node: Any = None) -> Any:
     """Return a table node with a Report's numbers, a row each, and its verdicts first (level, value, meaning).
 
     `node` is updated in place if given. What is not known is an empty cell.
