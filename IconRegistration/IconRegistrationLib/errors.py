@@ -1,4 +1,4 @@
-"""The ways in which a run ends early, and the sentence that a user reads of each."""
+"""Exceptions that end a run early, and the sentence that a user reads of each."""
 
 from __future__ import annotations
 

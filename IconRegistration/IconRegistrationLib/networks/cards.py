@@ -1,4 +1,4 @@
-"""Model cards: what a model is, where its weights come from, what it expects. One JSON file for each.
+"""Model cards: title, licence, source of the weights, architecture and expected alignment of each model.
 
 A model is added by one file: `<name>.json` with a "card", an object of the fields of `ModelCard`, in Resources/Models
 or in a folder of weights of the user's (networks/catalog.py). The command, the panel's presets, the preflight and the

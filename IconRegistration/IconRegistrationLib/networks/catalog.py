@@ -1,4 +1,4 @@
-"""Which networks there are, where their weights come from, and how they are checked before they are used.
+"""Find model cards and weights, download, check and load them.
 
 The module is imported when Slicer starts, and by a worker that tells which packages are missing: none at its top.
 """

@@ -1,4 +1,4 @@
-"""What travels between the window and the worker process: lines of JSON, requests in and replies out.
+"""The protocol between the window and the worker process: lines of JSON, requests in and replies out.
 
 One JSON object per line in UTF-8: the parent's on standard input, the worker's on standard output. What else libraries
 print goes to standard error. Arrays travel through folders (worker/exchange.py) that the parent makes and removes.
