@@ -137,8 +137,8 @@ def normalise(
     --------
     >>> from IconRegistrationLib.spatial.geometry import Grid, Image
     >>> array = np.linspace(-1200, 1200, 5).reshape(1, 1, 5)
-    >>> normalise(Image(array, Grid(array.shape, np.eye(4)), "head"), "ct").round(2).tolist()
-    [[[0.0, 0.2, 0.5, 0.8, 1.0]]]
+    >>> normalise(Image(array, Grid(array.shape, np.eye(4)), "head"), "ct").round(2).ravel()
+    array([0. , 0.2, 0.5, 0.8, 1. ], dtype=float32)
     """
     modality = _modality(image, modality)
     values = image.array.astype(np.float32)

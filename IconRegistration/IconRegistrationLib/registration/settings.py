@@ -57,8 +57,10 @@ class Setting:
     @property
     def allowed(self) -> str:
         """The choices or the range in words; "" where any value of its type will do."""
-        if self.choices or self.names:
-            return ", ".join(self.choices or self.names())
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.names:
+            return ", ".join(self.names())
         bounds = []
         if self.least is not None:
             bounds.append(tr("at least {bound:g}", bound=self.least))
