@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -195,7 +196,8 @@ def _nifti_header(path: Path) -> _NiftiHeader:
     path = path.with_name(re.sub(r"\.img(\.gz)?$", r".hdr\1", path.name, flags=re.IGNORECASE))
     with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
         header = file.read(348)
-    order = next((order for order in "<>" if struct.unpack(order + "i", header[:4])[0] == 348), None)
+    orders: tuple[Literal["<", ">"], ...] = ("<", ">")
+    order = next((order for order in orders if struct.unpack(order + "i", header[:4])[0] == 348), None)
     if order is None:
         raise InputError(tr("{path} has no valid length of its NIfTI header; copy it again.", path=path))
 

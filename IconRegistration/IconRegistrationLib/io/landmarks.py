@@ -101,7 +101,7 @@ def _to_lps(points: Sequence, system: str) -> np.ndarray:
         return array
     if system.upper() in ("RAS", "0"):
         return flip_vectors(array)
-    raise ValueError(f"coordinate system {system!r}")
+    raise ValueError(tr("unknown coordinate system {name}", name=repr(system)))
 
 
 def _read_json(path: Path) -> Landmarks:

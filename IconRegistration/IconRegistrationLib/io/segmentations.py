@@ -151,7 +151,7 @@ def _read_seg_nrrd(file: ImageFile) -> Segmentation:
                     "{path}: segment {number} cannot be read ({reason}); save it again from Slicer.",
                     path=path,
                     number=n,
-                    reason=str(error),
+                    reason=error.args[0],
                 )
             ) from None
         if not 0 <= segments[-1].layer < components:
@@ -171,7 +171,7 @@ def _segment(n: int, entry: dict[str, str]) -> Segment:
     """Make the n-th segment of a .seg.nrrd of its fields. Raises ValueError."""
     color = tuple(float(c) for c in entry.get("Color", "0.5 0.5 0.5").split()[:3])
     if len(color) != 3 or not all(0 <= c <= 1 for c in color):
-        raise ValueError(f"its colour is {entry['Color']!r}")
+        raise ValueError(tr("its colour is {color}", color=repr(entry["Color"])))
     return Segment(
         name=entry.get("Name", entry.get("ID", f"Segment_{n + 1}")),
         value=int(entry.get("LabelValue", 1)),  # before Slicer 4.11 every segment had a layer of its own
@@ -228,7 +228,7 @@ def _write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
     with open(path, "wb") as file:
         file.write("\n".join(lines).encode() + b"\n\n")
         with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=4, mtime=0) as compressed:
-            compressed.write(np.ascontiguousarray(voxels, dtype=dtype))
+            compressed.write(np.ascontiguousarray(voxels, dtype=dtype).data)
 
 
 def _one_line(text: str) -> str:

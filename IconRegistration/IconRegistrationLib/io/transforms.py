@@ -138,9 +138,11 @@ def _write_itk(field: DisplacementField, path: Path) -> None:
 
 def _parts(transform: SimpleITK.Transform) -> list[SimpleITK.Transform]:
     """Return the transforms that a composite is made of, or the transform itself."""
-    if not hasattr(transform, "FlattenTransform"):
+    import SimpleITK as sitk
+
+    if not isinstance(transform, sitk.CompositeTransform):
         return [transform]
-    flat = type(transform)(transform)
+    flat = sitk.CompositeTransform(transform)
     flat.FlattenTransform()
     return [flat.GetNthTransform(n).Downcast() for n in range(flat.GetNumberOfTransforms())]
 

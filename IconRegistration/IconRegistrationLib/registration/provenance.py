@@ -92,14 +92,19 @@ def device_title(device: torch.device) -> str:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of this library and of those it computes with."""
-    try:
-        itk = version("itk")  # as installed: importing it to ask takes longer than a small registration
-    except PackageNotFoundError:
-        itk = "unknown"
     return {
         "IconRegistration": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
-        "itk": itk,
+        "SimpleITK": _installed_version("SimpleITK"),
+        "itk": _installed_version("itk"),
     }
+
+
+def _installed_version(package: str) -> str:
+    """Return the version that is installed, without importing the package, which itk makes long."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
