@@ -14,12 +14,13 @@ from slicerharness import settle
 from IconRegistrationLib import text
 from IconRegistrationLib.mrml.registration import nodes_from_results
 from IconRegistrationLib.mrml.scene import nodes_of_class
+from IconRegistrationLib.networks.catalog import known_cards
 from IconRegistrationLib.ui.tick_list import segment_names
 
 #: Units, names of programs, and the entry of Slicer's own selectors.
-EXEMPT = {"mm", "mm3", "px", "CSV", "None", "Python", "float32", "torch", "CPU", "x86_64"}
+EXEMPT = {"CT", "MRI", "mm", "mm3", "px", "CSV", "None", "Python", "float32", "torch", "CPU", "x86_64"}
 #: Widgets that show sentences of rooms whose sentences do not pass through `text.tr` yet.
-WAITING = {"presetComboBox", "preflightLabel", "applyButton"}
+WAITING = {"preflightLabel", "applyButton"}
 LIBRARY = Path(text.__file__).parent
 
 
@@ -73,12 +74,22 @@ def texts_of(widget) -> list[str]:
 
 
 def names_of_data() -> list[str]:
-    """Names of nodes, segments and points, the longest first: they are not translated."""
+    """Names of nodes, segments and points, and texts of model cards, the longest first: they are not translated."""
     names = {node.GetName() for node in nodes_of_class(slicer.mrmlScene, "vtkMRMLNode")}
     for node in nodes_of_class(slicer.mrmlScene, "vtkMRMLSegmentationNode"):
         names |= set(segment_names(node).values())
     for node in nodes_of_class(slicer.mrmlScene, "vtkMRMLMarkupsNode"):
         names |= {node.GetNthControlPointLabel(n) for n in range(node.GetNumberOfControlPoints())}
+    for card in known_cards().values():
+        names |= {
+            card.title,
+            card.preset,
+            card.description,
+            card.preprocessing,
+            card.limits,
+            card.licence,
+            card.citation,
+        }
     return sorted(filter(None, names), key=len, reverse=True)
 
 
