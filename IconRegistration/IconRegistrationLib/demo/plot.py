@@ -17,14 +17,14 @@ _LINES = {"linewidths": 0.7, "colors": "gold"}
 
 
 def nice_spacing(grid: Grid) -> float:
-    """A round distance in mm (1, 2 or 5 times a power of ten) that divides the longest edge into 20 to 50."""
+    """Return a round distance in mm (1, 2 or 5 times a power of ten) that divides the longest edge into 20 to 50."""
     rough = float(grid.extent.max()) / 20
     power = 10.0 ** np.floor(np.log10(rough))
     return float(max(step * power for step in (1, 2, 5) if step * power <= rough))
 
 
 def _axes_of_slice(grid: Grid, axis: int) -> tuple[int, int]:
-    """The two axes (0, 1, 2 = i, j, k) that a slice across `axis` shows, horizontal first: x before y before z."""
+    """Return the two axes (0, 1, 2 = i, j, k) that a slice across `axis` shows, horizontal first: x, y, then z."""
     world = _world_axes(grid)
     first, second = sorted({0, 1, 2} - {axis}, key=lambda a: world[a])
     return first, second
@@ -66,7 +66,7 @@ def _slice_of(image: Image, axis: int, index: int) -> np.ndarray:
 
 
 def plot_slice(axes, image: Image, axis: int = 2, index: int | None = None):
-    """Draws a slice across `axis` (0, 1, 2 = i, j, k; the middle one if `index` is None) and returns the `axes`.
+    """Draw a slice across `axis` (0, 1, 2 = i, j, k; the middle one if `index` is None) and return the `axes`.
 
     Axes are in mm from the first voxel, true to scale, and turned the radiological way: left is right, up is up,
     front is up or left.
@@ -110,7 +110,7 @@ def plot_deformation(
     spacing: float | None = None,
     style: str = "contour",
 ):
-    """Draws the deformation over a slice of the fixed image and returns the `axes`; see `plot_slice`.
+    """Draw the deformation over a slice of the fixed image and return the `axes`; see `plot_slice`.
 
     style: "contour" draws where in the fixed image the moving space's coordinates take round values, the contour lines
         of T: a straight grid of the moving space, pulled back with the image. "lines" draws the straight grid of the
@@ -151,7 +151,7 @@ def plot_deformation(
 
 
 def plot_registration(fixed: Image, moving_before: Image, warped: Image, field: DisplacementField, path):
-    """Saves a page with three slices of fixed, moving as given, warped, a checkerboard of both, and the deformation.
+    """Save a page with three slices of fixed, moving as given, warped, a checkerboard of both, and the deformation.
 
     `moving_before` and `warped` may lie on any grid: they are drawn on the fixed image's, by their world coordinates.
     Returns the matplotlib Figure.

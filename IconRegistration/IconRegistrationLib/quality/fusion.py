@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import InputError
 from ..spatial.geometry import Image, Segment, Segmentation
 from ..spatial.sampling import SLAB_VOXELS, slabs
+from ..text import tr
 
 #: Half the edge of the window in which images are compared, in mm; at least two voxels.
 RADIUS_MM = 5.0
@@ -102,7 +103,7 @@ def fuse(atlases: Sequence[Segmentation], weights: Sequence[np.ndarray] | None =
     Raises InputError if the atlases lie on different grids.
     """
     if not atlases:
-        raise InputError("There is nothing to fuse; give at least one atlas.")
+        raise InputError(tr("There is nothing to fuse; give at least one atlas."))
     for atlas in atlases:
         _check_grid(atlas.grid, atlases[0].grid, atlas.name)
     named = [_in_order(atlas) for atlas in atlases]
@@ -119,7 +120,9 @@ def fuse(atlases: Sequence[Segmentation], weights: Sequence[np.ndarray] | None =
 
 def _check_grid(grid, expected, name: str) -> None:
     if not grid.is_close(expected):
-        raise InputError(f"{name} lies on another grid than the rest; warp every atlas to the grid of the target.")
+        raise InputError(
+            tr("{name} lies on another grid than the rest; warp every atlas to the grid of the target.", name=name)
+        )
 
 
 def _in_order(atlas: Segmentation) -> dict[str, Segment]:
@@ -152,7 +155,7 @@ def _share_layers(named: Sequence[dict[str, Segment]], a: str, b: str) -> bool:
 
 
 def _vote(atlases, named, names: list[str], weights, agreement: np.ndarray) -> np.ndarray:
-    """The winners among `names`, 1 for the first, 0 for the background; lowers `agreement` to their shares."""
+    """Return the winners among `names`, 1 for the first, 0 for the background; lowers `agreement` to their shares."""
     known = [[n for n, name in enumerate(names, start=1) if name in segments] for segments in named]
     voters = [v for v, indices in enumerate(known) if indices]
     tables = {v: _table(atlases[v], named[v], names) for v in voters}
@@ -175,7 +178,7 @@ def _vote(atlases, named, names: list[str], weights, agreement: np.ndarray) -> n
 
 
 def _table(atlas: Segmentation, segments: dict[str, Segment], names: list[str]):
-    """The layer of an atlas that holds `names`, and what makes their places in `names`, from 1, of its values."""
+    """Return the layer that holds `names`, and a function from its values to the positions in `names`, from 1."""
     there = {segments[name].value: n for n, name in enumerate(names, start=1) if name in segments}
     layer = next(segments[name].layer for name in names if name in segments)
     values = np.array(sorted(there))

@@ -21,6 +21,7 @@ from ..registration.align import joint_histogram, normalised_mutual_information,
 from ..spatial.field import mapped_index, warp_segmentation
 from ..spatial.geometry import Grid, Image, Landmarks, Segmentation, apply_affine
 from ..spatial.sampling import affine_index, as_volume, coverage, inside, interpolate, sample, slabs, voxel_to_voxel
+from ..text import tr
 from .values import Change, Deformation, Folding, LandmarkQuality, SegmentQuality, Similarity, Spread
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ def folding(jacobian: np.ndarray, grid: Grid, mask: np.ndarray | None = None) ->
     values = jacobian if mask is None else np.where(mask, jacobian, np.inf)
     number = jacobian.size if mask is None else int(np.count_nonzero(mask))
     if number == 0:
-        raise InputError("The mask for the folding is empty; draw it, or leave it out.")
+        raise InputError(tr("The mask for the folding is empty; draw it, or omit it."))
     count = int(np.count_nonzero(values <= 0))
     worst = np.unravel_index(np.argmin(values), values.shape)
-    place = tuple(float(v) for v in grid.to_world(worst[::-1]))
-    return Folding(count, count / number, float(values[worst]), place)
+    x, y, z = (float(v) for v in grid.to_world(worst[::-1]))
+    return Folding(count, count / number, float(values[worst]), (x, y, z))
 
 
 BINS = 64
@@ -98,18 +99,19 @@ def _segments(
         layers = [sample(layer, moving.grid, where, transform=initial, order=0) for layer in moving.layers]
         before = Segmentation(tuple(layers), moving.segments, where)
     reference = fixed if fixed is not None else after
+    assert reference is not None
     change = sample(jacobian, forward.grid, where, outside=np.nan)
     moving_volumes = {} if moving is None else _volumes(moving)
-    boxes = [None if s is None else _boxes(s) for s in (reference, before, after)]
+    boxes = [_boxes(s) for s in (reference, before, after) if s is not None]
     result = []
     for name in reference.by_name():
         if not boxes[0][name]:
             continue  # an empty segment has no measure
-        box = _union(b.get(name) for b in boxes if b is not None)
+        box = _union(b.get(name) for b in boxes)
         mask = _crop(reference, name, box)
         local = change[box][mask]
         dice = hd95 = Change(math.nan, math.nan)
-        if before is not None and name in before.by_name() and moving_volumes[name]:
+        if before is not None and after is not None and name in before.by_name() and moving_volumes[name]:
             others = [_crop(s, name, box) for s in (before, after)]
             dice = Change(*(_dice(mask, other) for other in others))
             hd95 = Change(*_hausdorff95(mask, others, where.spacing))
@@ -126,8 +128,10 @@ def _crop(segmentation: Segmentation, name: str, box: tuple[slice, ...]) -> np.n
 
 def _volumes(segmentation: Segmentation) -> dict[str, float]:
     """mm3 by name."""
-    counts = [np.unique(layer, return_counts=True) for layer in segmentation.layers]
-    counts = [dict(zip(values.tolist(), numbers.tolist(), strict=True)) for values, numbers in counts]
+    counts = []
+    for layer in segmentation.layers:
+        values, numbers = np.unique(layer, return_counts=True)
+        counts.append(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     voxel = segmentation.grid.voxel_volume
     return {name: counts[s.layer].get(s.value, 0) * voxel for name, s in segmentation.by_name().items()}
 

@@ -125,7 +125,10 @@ class Report:
             means = [row for row in self.rows() if english(row.group) == "Landmarks"][:3]
             worst = sorted(self.landmarks, key=lambda landmark: -landmark.error.after)
             for name, error, _, _ in _limited(
-                [(row.name, Change(row.before, row.after), None, None) for row in means],
+                [
+                    (row.name, Change(math.nan if row.before is None else row.before, row.after), None, None)
+                    for row in means
+                ],
                 [(landmark.label, landmark.error, None, None) for landmark in worst],
             ):
                 lines.append(f"  {error}" if name is None else _line(name, "mm", *pair_of(error)))
@@ -188,6 +191,7 @@ class Report:
         )
 
     def write_json(self, path) -> None:
+        """Write `to_dict` as JSON. Raises InputError if the path cannot be written to."""
         path = writable(path, (".json",))
         with atomic_file(path) as partial:
             partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")

@@ -85,6 +85,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Spread:
+        """Measure the distribution of the finite values; NaN where there are none."""
         values = values[np.isfinite(values)]
         if not values.size:
             return cls(*[math.nan] * 4)

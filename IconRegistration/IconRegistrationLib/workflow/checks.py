@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..registration.checks import check_pair, first_names
 from ..spatial.geometry import Image, Landmarks
+from ..text import tr
 
 if TYPE_CHECKING:
     from .results import Inputs
 
 
 def check_inputs(inputs: Inputs, guide: bool, look: Callable[[Image], None] | None = None) -> None:
-    """Raises InputError if this cannot be registered and compared.
+    """Raise InputError if this cannot be registered and compared.
 
     guide: whether the segmentations guide the registration.  look: as in `check_pair`.
     """
@@ -32,9 +33,15 @@ def check_inputs(inputs: Inputs, guide: bool, look: Callable[[Image], None] | No
 
 
 def check_landmarks(fixed: Landmarks, moving: Landmarks) -> None:
-    """At least one point of each list has its counterpart in the other, by name."""
+    """Raise InputError unless a point of each list has its counterpart in the other, by name."""
     if not set(fixed.labels) & set(moving.labels):
         raise InputError(
-            f"No landmark has the same name in {fixed.name} ({first_names(fixed.labels)}) and {moving.name} "
-            f"({first_names(moving.labels)}); rename those that belong together."
+            tr(
+                "No landmark has the same name in {fixed} ({fixed_labels}) and {moving} ({moving_labels}); rename "
+                "those that belong together.",
+                fixed=fixed.name,
+                fixed_labels=first_names(fixed.labels),
+                moving=moving.name,
+                moving_labels=first_names(moving.labels),
+            )
         )

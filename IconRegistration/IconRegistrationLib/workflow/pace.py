@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from ..text import Sentence, tr
+
 
 class Pace:
     """Seconds left, by the pace of the present stage: stages differ too much from machine to machine to mix them."""
@@ -13,7 +15,7 @@ class Pace:
         self._began = (0.0, 0.0)  # when the stage began, and at which fraction of the run
 
     def seconds_left(self, stage: str, fraction: float) -> float | None:
-        """Called as the run goes on; None where it is too early to tell."""
+        """Return the seconds that are left; None where it is too early to tell. To be called as the run goes on."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._began = stage, (now, fraction)
@@ -21,7 +23,15 @@ class Pace:
         return (now - start) * (1 - fraction) / (fraction - done) if fraction - done > 0.02 else None
 
 
-def duration(seconds: float) -> str:
-    """In words: 1 min 05 s."""
+def duration(seconds: float) -> Sentence:
+    """Put seconds into words.
+
+    Examples
+    --------
+    >>> duration(65)
+    '1 min 05 s'
+    """
     minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+    if minutes:
+        return tr("{minutes} min {seconds:02d} s", minutes=minutes, seconds=seconds)
+    return tr("{seconds} s", seconds=seconds)

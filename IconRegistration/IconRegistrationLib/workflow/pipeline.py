@@ -98,7 +98,7 @@ def compute(
 
 
 def grid_at_moving_resolution(fixed: Grid, moving: Grid, linear: np.ndarray) -> Grid:
-    """The box of the fixed grid, sampled as finely as the moving grid is along the fixed grid's axes.
+    """Return the box of the fixed grid, sampled as finely as the moving grid is along the fixed grid's axes.
 
     linear: 4x4, fixed mm -> moving mm, which says how the axes of the two grids lie to each other.
     """

@@ -1,4 +1,4 @@
-"""What will happen, before it does: the line under the selectors, and what to try when a device was too small.
+"""Predict a run: time, memory, problems and warnings, for the line under the selectors.
 
 No torch here: Slicer's own process asks at every change of a selector.
 """
@@ -6,11 +6,13 @@ No torch here: Slicer's own process asks at every change of a selector.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, words_of
 from ..machine import physical_memory
 from ..networks import catalog
 from ..registration.checks import BYTES_PER_VOXEL, check_image
@@ -19,8 +21,9 @@ from ..registration.settings import Settings
 from ..registration.similarities import ONE_CONTRAST, SIMILARITIES, TWO_CONTRASTS
 from ..spatial.geometry import Grid, Image
 from ..spatial.lattice import REFINEMENT_VOXELS, refinement_lattices, region_box
+from ..text import Sentence, tr, translated
 from .checks import check_inputs
-from .fallback import _cheaper
+from .fallback import cheaper_settings
 from .results import Inputs
 
 #: Share of the fixed volume below which an overlap is called small.
@@ -72,10 +75,11 @@ class ImageFacts:
 
     @classmethod
     def of(cls, image: Image) -> ImageFacts:
+        """Find the facts of an image, in a pass over its voxels."""
         try:
             check_image(image)
         except InputError as error:
-            return cls("mri", str(error))
+            return cls("mri", words_of(error))
         return cls(guess_modality(image), None)
 
 
@@ -107,7 +111,7 @@ def preflight(
     devices: list[dict] | None = None,
     speed: float = 1.0,
 ) -> Preflight:
-    """What `compute(inputs, settings, guide=guide, compare=compare)` would do, in about a millisecond.
+    """Predict what `compute(inputs, settings, guide=guide, compare=compare)` would do, in about a millisecond.
 
     facts: of the fixed and the moving image.
     devices: those of the worker ({"name", "title", "memory"}), None while they are unknown.
@@ -116,18 +120,18 @@ def preflight(
     fixed, moving = inputs.fixed.grid, inputs.moving.grid
     linear = np.eye(4) if inputs.initial is None else np.asarray(inputs.initial, dtype=np.float64)
     overlap = overlap_share(fixed, moving, linear)
-    place = f"{_described(fixed, _modality(facts[0], settings.fixed_modality))} <- " + _described(
-        moving, _modality(facts[1], settings.moving_modality)
+    place = tr(
+        "{fixed} <- {moving}; overlap {share}",
+        fixed=_described(fixed, _modality(facts[0], settings.fixed_modality)),
+        moving=_described(moving, _modality(facts[1], settings.moving_modality)),
+        share=_percent(overlap),
     )
-    place += f"; overlap {_percent(overlap)}"
-    device, problem = None, None
+    device: dict[str, Any] | None = None
     try:
         _check(inputs, settings, facts, guide, linear)
         device = _device(settings, devices)
     except InputError as error:
-        problem = str(error)
-    if problem:
-        return Preflight(place, problem, (), overlap, None, None)
+        return Preflight(place, words_of(error), (), overlap, None, None)
     modalities = tuple(
         _modality(f, m) for f, m in zip(facts, (settings.fixed_modality, settings.moving_modality), strict=True)
     )
@@ -137,19 +141,23 @@ def preflight(
     similarities = _similarities(settings, modalities)
     memory = _memory(fixed, moving, settings, lattice, similarities, gpu)
     seconds = None if gpu else speed * _seconds(fixed, moving, settings, lattice, similarities, inputs)
-    where = _where(device)
-    cost = f"about {_duration(seconds)}, {_gib(memory)}" if seconds is not None else f"about {_gib(memory)}"
+    cost = tr("about {memory}", memory=_gib(memory))
+    if seconds is not None:
+        cost = tr("about {duration}, {memory}", duration=_duration(seconds), memory=_gib(memory))
+    summary = tr(
+        "{place}; {method} {where} {cost}", place=place, method=_method(settings), where=_where(device), cost=cost
+    )
     warnings = [
         *_about_images(inputs, settings, modalities, overlap),
         *_about_memory(settings, device, memory),
         *_about_partners(inputs, compare and not guide),
         *_about_weights(settings),
     ]
-    return Preflight(f"{place}; {_method(settings)} {where} {cost}", None, tuple(warnings), overlap, seconds, memory)
+    return Preflight(summary, None, tuple(warnings), overlap, seconds, memory)
 
 
 def updated_speed(speed: float, predicted: float, measured: float) -> float:
-    """The factor after one more run: half-way, in ratio, to what that run says. Unusable times change nothing.
+    """Return the factor after one more run: half-way, in ratio, to what that run says. Unusable times change nothing.
 
     predicted: seconds that `preflight` gave with `speed`.
     """
@@ -183,7 +191,7 @@ _CUBE = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (
 
 
 def _clipped(faces: list[np.ndarray], axis: int, side: int) -> list[np.ndarray]:
-    """The faces (n, 3) of a convex body of which only `side * x[axis] <= 1` is kept, with the face that the cut makes.
+    """Return the faces (n, 3) of a convex body cut to `side * x[axis] <= 1`, with the face that the cut makes.
 
     Each face is clipped by Sutherland and Hodgman's algorithm (Comm. ACM 1974).
     """
@@ -215,7 +223,7 @@ def _convex_volume(faces: list[np.ndarray]) -> float:
 
 
 def _check(inputs: Inputs, settings: Settings, facts, guide: bool, linear: np.ndarray) -> None:
-    """Raises the InputError with which a run would end, as far as geometry and facts tell it."""
+    """Raise the InputError with which a run would end, as far as geometry and facts tell it."""
     problems = {id(image): f.problem for image, f in zip((inputs.fixed, inputs.moving), facts, strict=True)}
 
     def look(image: Image) -> None:
@@ -231,9 +239,10 @@ def _check(inputs: Inputs, settings: Settings, facts, guide: bool, linear: np.nd
         region_box(inputs.fixed.grid, inputs.region)
 
 
-def _device(settings: Settings, devices: list[dict] | None) -> dict | None:
-    """What will compute: {"name": ...} and more where known; None where only the worker can tell."""
+def _device(settings: Settings, devices: list[dict] | None) -> dict[str, Any] | None:
+    """Return what will compute: {"name": ...} and more where known; None where only the worker can tell."""
     wanted = settings.device
+    device: dict[str, Any] | None
     if wanted == "cpu":
         device = next((d for d in devices or () if d["name"] == "cpu"), {"name": "cpu"})
     elif devices is None:
@@ -246,18 +255,25 @@ def _device(settings: Settings, devices: list[dict] | None) -> dict | None:
         if device is None:
             names = ", ".join(d["name"] for d in devices)
             raise InputError(
-                f"Device {wanted!r} was asked for and this machine has {names}; choose auto or one of them."
+                tr(
+                    "Device {wanted!r} was asked for and this machine has {names}; choose auto or one of them.",
+                    wanted=wanted,
+                    names=names,
+                )
             )
     evaluated = settings.model != "none" and settings.refinement != "network"
     if evaluated and settings.precision == "mixed" and device and not device["name"].startswith("cuda"):
         raise InputError(
-            f"Mixed precision gains nothing on {device['name']} and costs accuracy; choose float32 or auto."
+            tr(
+                "Mixed precision gains nothing on {device} and costs accuracy; choose float32 or auto.",
+                device=device["name"],
+            )
         )
     return device
 
 
 def _lattice(inputs: Inputs, settings: Settings, linear: np.ndarray, gpu: bool) -> Grid:
-    """The lattice that is worked on; the refinement's as it would be where the boxes overlap most."""
+    """Return the lattice that is worked on; the refinement's as it would be where the boxes overlap most."""
     fixed, moving = inputs.fixed.grid, inputs.moving.grid
     if settings.model != "none" and settings.refinement != "field":
         return fixed.with_shape(catalog.find_card(settings.model, settings.weights_dir).input_shape)
@@ -267,8 +283,9 @@ def _lattice(inputs: Inputs, settings: Settings, linear: np.ndarray, gpu: bool) 
         linear = centred  # from where an alignment would start
     budget = REFINEMENT_VOXELS["cuda" if gpu else "cpu"]
     try:
-        options = {"spacing": settings.spacing, "voxels": budget}
-        return refinement_lattices(fixed, moving, linear, region=inputs.region, **options)[0]
+        return refinement_lattices(
+            fixed, moving, linear, region=inputs.region, spacing=settings.spacing, voxels=budget
+        )[0]
     except InputError:  # a region beside the moving image, until it is aligned
         return fixed if np.prod(fixed.shape) <= budget else fixed.with_shape([round(budget ** (1 / 3))] * 3)
 
@@ -283,7 +300,7 @@ def _similarities(settings: Settings, modalities) -> tuple[str, ...]:
 
 
 def _samples_of_levels(lattice: Grid) -> float:
-    """Samples of the refinement's levels together (registration/objective.level_shape)."""
+    """Count the samples of the refinement's levels together (registration/objective.level_shape)."""
     spacing = lattice.spacing
     return sum(float(np.prod(lattice.size / np.maximum(distance * spacing.min() / spacing, 1))) for distance in LEVELS)
 
@@ -322,103 +339,135 @@ def _memory(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, simila
     return BASE_BYTES + max(stages) + voxels * BYTES_PER_VOXEL
 
 
-def _about_images(inputs: Inputs, settings: Settings, modalities, overlap: float):
+def _about_images(inputs: Inputs, settings: Settings, modalities, overlap: float) -> Iterator[str]:
     if overlap < LITTLE_OVERLAP and inputs.initial is None:
-        little = (
-            f"Only {_percent(overlap)} of {inputs.fixed.name} overlaps {inputs.moving.name} where the headers put them"
-        )
+        names = {"share": _percent(overlap), "fixed": inputs.fixed.name, "moving": inputs.moving.name}
+        little = tr("Only {share} of {fixed} overlaps {moving} where the headers put them", **names)
         expected = catalog.find_card(settings.model, settings.weights_dir).alignment
         if settings.align == "none" or (settings.align == "auto" and expected == "none"):
-            yield f"{little}; choose an alignment or an initial transform."
+            yield tr("{little}; choose an alignment or an initial transform.", little=little)
         else:
             kind = "affine" if settings.align == "auto" else settings.align
-            yield f"{little}; the {kind} alignment will bring them together first."
+            yield tr("{little}; the {kind} alignment will bring them together first.", little=little, kind=kind)
     for image in (inputs.fixed, inputs.moving):
         if min(image.grid.shape) < FEW_SLICES:
-            yield f"{image.name} has only {min(image.grid.shape)} slices; across them little can be told."
+            yield tr(
+                "{name} has only {count} slices; across them little can be told.",
+                name=image.name,
+                count=min(image.grid.shape),
+            )
     if modalities[0] != modalities[1]:
-        both = " and ".join(m.upper().replace("MRI", "MR") for m in modalities)
+        first, second = (m.upper().replace("MRI", "MR") for m in modalities)
         if settings.model == "unigradicon":
-            yield (
-                f"uniGradICON was trained on pairs of one modality, these are {both}; "
-                f"choose multiGradICON or no network."
+            yield tr(
+                "uniGradICON was trained on pairs of one modality, these are {first} and {second}; choose "
+                "multiGradICON or no network.",
+                first=first,
+                second=second,
             )
         suits = settings.similarity == "auto" or SIMILARITIES[settings.similarity].two_contrasts
         if settings.refinement != "off" and not suits:
-            yield f"{settings.similarity} compares one contrast, these are {both}; choose {TWO_CONTRASTS}."
+            yield tr(
+                "{similarity} compares one contrast, these are {first} and {second}; choose {other}.",
+                similarity=settings.similarity,
+                first=first,
+                second=second,
+                other=TWO_CONTRASTS,
+            )
 
 
-def _about_memory(settings: Settings, device: dict | None, needed: int):
-    name = "cpu" if device is None else device["name"]
-    if name.startswith("cpu"):
-        there = (device or {}).get("memory") or physical_memory()
-        if there and needed > NEARLY_FULL * there:
-            yield f"About {_gib(needed)} of memory are needed and this machine has {_gib(there)}; close other programs."
+def _about_memory(settings: Settings, device: dict[str, Any] | None, needed: int) -> Iterator[str]:
+    if device is None or device["name"].startswith("cpu"):
+        available = (device or {}).get("memory") or physical_memory()
+        if available and needed > NEARLY_FULL * available:
+            yield tr(
+                "About {needed} of memory are needed and this machine has {available}; close other programs.",
+                needed=_gib(needed),
+                available=_gib(available),
+            )
         return
-    there = device.get("memory")
-    if there and needed > there:
-        after = _cheaper(settings, name)[1]
-        yield (
-            f"About {_gib(needed)} are needed and {device.get('title', name)} has {_gib(there)}; "
-            f"should that not do, {after} is tried."
+    available, plan = device.get("memory"), cheaper_settings(settings, device["name"])
+    if available and needed > available and plan is not None:
+        yield tr(
+            "About {needed} are needed and {device} has {available}; should that not do, {plan} is tried.",
+            needed=_gib(needed),
+            device=device.get("title", device["name"]),
+            available=_gib(available),
+            plan=plan[1],
         )
 
 
-def _about_partners(inputs: Inputs, compare: bool):
-    fixed, moving = inputs.fixed_landmarks, inputs.moving_landmarks
-    if fixed is not None and moving is not None:
-        alone = sorted(set(fixed.labels) ^ set(moving.labels))
+def _about_partners(inputs: Inputs, compare: bool) -> Iterator[str]:
+    points, moving_points = inputs.fixed_landmarks, inputs.moving_landmarks
+    if points is not None and moving_points is not None:
+        alone = sorted(set(points.labels) ^ set(moving_points.labels))
         if alone:
-            yield (
-                f"{len(alone)} landmarks have no partner of the same name ({', '.join(alone[:3])}); "
-                f"they are not compared."
+            yield tr(
+                "{count} landmarks have no partner of the same name ({names}); they are not compared.",
+                count=len(alone),
+                names=", ".join(alone[:3]),
             )
-    elif fixed is not None:
-        yield f"{fixed.name} has no moving landmarks to be compared with."
+    elif points is not None:
+        yield tr("{name} has no moving landmarks to be compared with.", name=points.name)
     fixed, moving = inputs.fixed_segmentation, inputs.moving_segmentation
     if compare and fixed is not None and moving is not None and not set(fixed.by_name()) & set(moving.by_name()):
-        yield f"{fixed.name} and {moving.name} have no segment of the same name; none is compared."
+        yield tr(
+            "{fixed} and {moving} have no segment of the same name; none is compared.",
+            fixed=fixed.name,
+            moving=moving.name,
+        )
 
 
-def _about_weights(settings: Settings):
+def _about_weights(settings: Settings) -> Iterator[str]:
     card = catalog.find_card(settings.model, settings.weights_dir)
     if card.url and catalog.find_weights(card, settings.weights_dir) is None:
-        yield f"The weights of {card.title} ({card.size / 1e6:.0f} MB) will be downloaded first."
+        yield tr(
+            "The weights of {model} ({size:.0f} MB) will be downloaded first.",
+            model=translated(card.title),
+            size=card.size / 1e6,
+        )
 
 
 def _modality(facts: ImageFacts, setting: str) -> str:
     return facts.modality if setting == "auto" else setting
 
 
-def _described(grid: Grid, modality: str) -> str:
+def _described(grid: Grid, modality: str) -> Sentence:
     size, spacing = " x ".join(map(str, grid.size)), [f"{s:.2g}" for s in grid.spacing]
     step = spacing[0] if len(set(spacing)) == 1 else " x ".join(spacing)
-    return f"{size} at {step} mm {'CT' if modality == 'ct' else 'MR'}"
+    kind = "CT" if modality == "ct" else "MR"
+    return tr("{size} at {spacing} mm {modality}", size=size, spacing=step, modality=kind)
 
 
 def _method(settings: Settings) -> str:
-    refinement = {"field": " + field refinement", "network": " + fine-tuning", "off": ""}[settings.refinement]
-    title = catalog.find_card(settings.model, settings.weights_dir).title.replace("No network", "no network")
-    return f"{title}{refinement}"
+    card = catalog.find_card(settings.model, settings.weights_dir)
+    title = tr("no network") if card.name == "none" else translated(card.title)
+    if settings.refinement == "field":
+        return tr("{network} + field refinement", network=title)
+    return tr("{network} + fine-tuning", network=title) if settings.refinement == "network" else title
 
 
-def _where(device: dict | None) -> str:
+def _where(device: dict[str, Any] | None) -> Sentence:
     if device is None:
-        return "on the GPU if there is one, else the CPU; there"
+        return tr("on the GPU if there is one, else the CPU; there")
     if device["name"] == "cpu":
-        return "on the CPU,"
-    return f"on {device['name']} ({device['title']})," if "title" in device else f"on {device['name']},"
+        return tr("on the CPU,")
+    if "title" in device:
+        return tr("on {device} ({title}),", device=device["name"], title=device["title"])
+    return tr("on {device},", device=device["name"])
 
 
-def _percent(share: float) -> str:
-    return "less than 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+def _percent(share: float) -> Sentence:
+    return tr("less than 1 %") if 0 < share < 0.01 else tr("{share:.0f} %", share=100 * share)
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float) -> Sentence:
     if seconds < 90:
-        return f"{max(round(seconds / 5), 1) * 5} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return tr("{seconds} s", seconds=max(round(seconds / 5), 1) * 5)
+    if seconds < 5400:
+        return tr("{minutes:.0f} min", minutes=seconds / 60)
+    return tr("{hours:.1f} h", hours=seconds / 3600)
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _gib(count: int) -> Sentence:
+    return tr("{size:.1f} GiB", size=count / 2**30)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 from ..text import Sentence, tr
@@ -99,7 +99,7 @@ def confine(inputs: Inputs, mask_of: Callable[[Segmentation], Image]) -> Inputs:
     InputError
         If an image with a segmentation has a mask already.
     """
-    masks = {}
+    masks: dict[str, Any] = {}
     for side in ("fixed", "moving"):
         segmentation, mask = getattr(inputs, f"{side}_segmentation"), getattr(inputs, f"{side}_mask")
         if segmentation is None:
