@@ -182,12 +182,12 @@ CASES = {
     "empty mask": (
         files(("--fixed-mask", lambda d: write(d / "m.nii.gz", np.zeros((SIZE,) * 3, np.uint8)))),
         "mask m",
-        "leave",
+        "omit",
     ),
     "empty region": (
         files(("--region", lambda d: write(d / "r.nii.gz", np.zeros((SIZE,) * 3, np.uint8)))),
         "mask r",
-        "leave",
+        "omit",
     ),
     "landmarks of other names": (
         files(
@@ -286,8 +286,8 @@ def test_the_giant_sentence_says_what_is_needed_and_what_there_is(a_pair, capfd)
 
 WARPS = {
     "no reference": (["--reference", None], "image", "--reference"),
-    "a slice of labels": (["--kind", "labels", "--interpolation", "cubic"], "cubic", "nearest or label"),
-    "a background of labels": (["--kind", "labels", "--background", "3"], "3", "leave"),
+    "a slice of labels": (["--kind", "labels", "--interpolation", "cubic"], "cubic", "nearest, label"),
+    "a background of labels": (["--kind", "labels", "--background", "3"], "3", "omit"),
     "unknown kind": (["--kind", "mesh"], "mesh", "--help"),
     "no transform": (["--transform", "{folder}/none.h5"], "none.h5", "check"),
     "an image for a transform": (["--transform", "{folder}/inputs/fixed.nii.gz"], "1 values per voxel", "displacement"),

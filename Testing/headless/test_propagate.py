@@ -156,7 +156,7 @@ def test_the_cohort_reads_the_folder(a_run):
     [
         (lambda w: [x.replace("a/fixed.seg.nrrd", "a/none.seg.nrrd") for x in w], "a/none.seg.nrrd does not exist"),
         (lambda w: [x.replace("b/fixed.nii.gz", "b/none.nii.gz") for x in w], "b/none.nii.gz does not exist"),
-        (lambda w: [x.replace("b/fixed", "a/fixed") for x in w], "is an atlas, which has its labels"),
+        (lambda w: [x.replace("b/fixed", "a/fixed") for x in w], "is an atlas and already has labels"),
         (lambda w: [*w, "--workers", "0"], "--workers is 0"),
         (lambda w: [*w, "--fusion", "staple"], "invalid choice: 'staple'"),
     ],

@@ -14,13 +14,13 @@ from pathlib import Path
 
 
 def run(arguments: list[str]) -> int:
-    """The command's exit code; that of --help too."""
+    """Run the command and return its exit code, also that of --help."""
     from IconRegistrationLib.batch.command import main
 
     try:
         return main(arguments)
     except SystemExit as end:  # how argparse ends --help
-        return end.code or 0
+        return int(end.code or 0)
 
 
 def run_in_slicer(slicer, arguments: list[str]) -> None:

@@ -1,16 +1,18 @@
-"""The flags of `unigradicon-register` and `unigradicon-warp` (unigradicon 1.0.6), in the words of this command.
+"""Translate the flags of `unigradicon-register` and `unigradicon-warp` (unigradicon 1.0.6) into those of this command.
 
-Old scripts change the command's name only. A command with one of the flags whose name has an underscore is taken for an
-old one: its other options mean what they mean there, and what is left out has the default that it has there.
+Old scripts change only the command's name. A command with a flag that contains an underscore is taken for an old one:
+its other options mean what they mean there, and omitted ones have the defaults that they have there.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ..errors import InputError
+from ..text import tr
 
-#: unigradicon-register's flag: (number of values, ours of the same meaning; None: `_register` knows).
+#: Flags of unigradicon-register: (number of values, our flag of the same meaning; None: `_register` decides).
 REGISTER = {
     "--fixed": (1, "--fixed"),
     "--moving": (1, "--moving"),
@@ -34,7 +36,7 @@ REGISTER = {
     "--loss_function_masking": (0, None),
     "--intensity_conservation_loss": (0, None),
 }
-#: unigradicon-warp's.
+#: Flags of unigradicon-warp.
 WARP = {
     "--fixed": (1, "--reference"),
     "--moving": (1, "--input"),
@@ -48,7 +50,13 @@ _RATE = 2e-5
 
 
 def translate(arguments: list[str]) -> list[str]:
-    """The arguments of `icon-registration`, old flags replaced; options that are ours stay. Raises InputError."""
+    """Replace the old flags in the arguments of `icon-registration`; our own options stay.
+
+    Raises
+    ------
+    InputError
+        For an old flag whose effect this command does not have.
+    """
     commands = {"register": (REGISTER, _register), "warp": (WARP, _warp)}
     if not arguments or arguments[0] not in commands:
         return arguments
@@ -65,32 +73,38 @@ def translate(arguments: list[str]) -> list[str]:
 
 
 def _parse(command: str, flags: dict, words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The old flags that are given with their values, in the order of the table; and the other words."""
+    """Return the old flags that are given with their values, in the order of the table; and the other words."""
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str):
-            raise InputError(f"{message}; see icon-registration {command} --help.")
+            raise InputError(tr("{message}; see icon-registration {command} --help.", message=message, command=command))
 
     parser = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag, (number, _) in flags.items():
-        values = {"nargs": number} if number else {"action": "store_const", "const": []}
+        values: dict[str, Any] = {"nargs": number} if number else {"action": "store_const", "const": []}
         parser.add_argument(flag, dest=flag, **values)
     found, others = parser.parse_known_args(words)
     return {flag: vars(found)[flag] for flag in flags if flag in vars(found)}, others
 
 
 def _register(given: dict[str, list[str]]) -> list[str]:
-    """What takes a decision, as words of ours; before what is only renamed, which counts more."""
+    """Return our words for the flags that need a decision; the renamed flags, which follow, take precedence."""
     if "--intensity_conservation_loss" in given:
         raise InputError(
-            "--intensity_conservation_loss is not supported: no loss here conserves mass; leave it away, or run "
-            "unigradicon-register and apply its transform with icon-registration warp."
+            tr(
+                "--intensity_conservation_loss is not supported: no loss here conserves mass; omit it, or run "
+                "unigradicon-register and apply its transform with icon-registration warp."
+            )
         )
     rate = _number(given, "--io_lr", _RATE)
     if rate != _RATE:
         raise InputError(
-            f"--io_lr {rate:g} is not supported: the network is tuned at {_RATE:g}; leave it away, and change "
-            "--io_iterations instead."
+            tr(
+                "--io_lr {rate:g} is not supported: the network is tuned at {supported:g}; omit it, and change "
+                "--io_iterations instead.",
+                rate=rate,
+                supported=_RATE,
+            )
         )
     if "--network_weights" in given:  # there both have the same architecture
         given.pop("--model", None)
@@ -103,14 +117,14 @@ def _iterations(given: dict[str, list[str]]) -> list[str]:
     if iterations == "None":
         return ["--refine", "off"]
     if not iterations.isdigit() or int(iterations) == 0:
-        raise InputError(f"--io_iterations is {iterations!r}; give a whole number from 1, or None.")
-    if given.get("--model") == ["none"]:  # ours, which has no network to tune
+        raise InputError(tr("--io_iterations is {value!r}; give a whole number from 1, or None.", value=iterations))
+    if given.get("--model") == ["none"]:  # our own model name: there is no network to tune
         return ["--refine", "field", "--steps", iterations]
     return ["--refine", "network", "--steps", iterations]
 
 
 def _segmentations_and_masks(given: dict[str, list[str]]) -> list[str]:
-    """Segmentations guide if Dice has a weight. Masks count where it is asked for; else segmentations are masks."""
+    """Use segmentations as guides if Dice has a weight, masks if a flag asks for them, else segmentations as masks."""
     segmentations, masks = (
         [given.get(f"--{side}_{kind}") for side in ("fixed", "moving")] for kind in ("segmentation", "mask")
     )
@@ -119,11 +133,14 @@ def _segmentations_and_masks(given: dict[str, list[str]]) -> list[str]:
     if not any(masks) and all(segmentations) and weight == 0:
         masks, masking = segmentations, ["--input_masking"]  # deprecated there, and still so
     if masking and not all(masks):
-        raise InputError(f"{masking[0]} needs masks of both images; give --fixed_mask and --moving_mask.")
+        raise InputError(tr("{flag} needs masks of both images; give --fixed_mask and --moving_mask.", flag=masking[0]))
     if weight > 0 and not all(segmentations):
         raise InputError(
-            f"--dice_loss_weight {weight:g} needs segmentations of both images; give --fixed_segmentation and "
-            "--moving_segmentation."
+            tr(
+                "--dice_loss_weight {weight:g} needs segmentations of both images; give --fixed_segmentation and "
+                "--moving_segmentation.",
+                weight=weight,
+            )
         )
     words = ["--guide", "--label-weight", str(weight)] if weight > 0 else []
     for kind, files, used in (("segmentation", segmentations, True), ("mask", masks, masking)):
@@ -137,15 +154,15 @@ def _number(given: dict[str, list[str]], flag: str, default: float) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{flag} is {text!r}; give a number.") from None
+        raise InputError(tr("{flag} is {value!r}; give a number.", flag=flag, value=text)) from None
 
 
 def _warp(given: dict[str, list[str]]) -> list[str]:
-    """An image, 0 outside of it."""
+    """Return our words for warping an image with 0 outside of it."""
     if "--transform" not in given:
-        raise InputError("--transform is missing: resampling without one is not supported; name the transform.")
+        raise InputError(tr("--transform is missing: resampling without one is not supported; name the transform."))
     order = next((flag for flag in ("--linear", "--nearest_neighbor") if flag in given), None)
     if order is None:
-        raise InputError("How to interpolate is not said; give --linear or, for labels, --nearest_neighbor.")
+        raise InputError(tr("The interpolation is missing; give --linear or, for labels, --nearest_neighbor."))
     interpolation = {"--linear": "linear", "--nearest_neighbor": "nearest"}[order]
     return ["--kind", "image", "--interpolation", interpolation, "--background", "0"]

@@ -1,4 +1,4 @@
-"""One pair of files, from the disk to the folder of results: what `register` and every row of a cohort do."""
+"""Register one pair of files and write the folder of results, as `register` and every row of a cohort do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Files, and how to register them. `initial` is a linear transform, `region` a label map; both as in `register`."""
+    """Files of a pair, and how to register them.
+
+    Attributes
+    ----------
+    fixed, moving : str
+        Paths of the images.
+    fixed_segmentation, moving_segmentation, fixed_landmarks, moving_landmarks, fixed_mask, moving_mask : str or None
+        Paths of their companions.
+    initial : str or None
+        Path of a linear transform, fixed mm -> moving mm.
+    region : str or None
+        Path of a label map; the box of its nonzero voxels is registered.
+    roles : mapping
+        Which roles of segments are used.
+    settings : Settings
+    """
 
     fixed: str
     moving: str
@@ -38,7 +53,7 @@ class PairFiles:
 
     @property
     def files(self) -> dict[str, str]:
-        """Every file by its role; what is not given is left out."""
+        """Every given file by its role."""
         given = {role: getattr(self, role) for role in ROLES}
         return {role: path for role, path in given.items() if path}
 
@@ -91,21 +106,21 @@ def compute_pair(
 
 
 def check_files(paths: Iterable[str]) -> None:
-    """InputError that names the first file which is not there."""
+    """Raise InputError if a file does not exist."""
     for path in paths:
         if not is_there(path):
-            raise InputError(f"{path} does not exist; check the path.")
+            raise InputError(tr("{path} does not exist; check the path.", path=path))
 
 
 def is_there(path: str) -> bool:
-    """Whether a file exists, or the folder of a "folder::UID"."""
+    """Return whether a file exists, or the folder of a "folder::UID"."""
     from ..io.paths import SERIES_SEPARATOR
 
     return os.path.exists(os.path.expanduser(path.partition(SERIES_SEPARATOR)[0]))
 
 
 def check_settings(settings: Settings) -> None:
-    """InputError if the device or the weights are not there."""
+    """Raise InputError if the device or the model does not exist."""
     from ..networks.catalog import find_card
     from ..networks.devices import choose_device
 
@@ -161,7 +176,7 @@ def read_inputs(pair: PairFiles) -> Inputs:
     for segmentation, image in ((inputs.fixed_segmentation, fixed), (inputs.moving_segmentation, moving)):
         if segmentation is not None:
             checks.check_overlap(segmentation, image)
-    if pair.fixed_landmarks and pair.moving_landmarks:
+    if inputs.fixed_landmarks is not None and inputs.moving_landmarks is not None:
         check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
     if pair.region is None:
         return apply_roles(inputs, pair.roles)

@@ -1,4 +1,4 @@
-"""How far a run is: one line that updates itself on a terminal, lines elsewhere, JSON for programs."""
+"""Show progress: one line that updates itself on a terminal, lines elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ..text import tr
 from ..workflow.pace import Pace, duration
 
 if TYPE_CHECKING:
     from .cohort.tally import Tally
 
-#: Least seconds between two lines of one stage where nothing updates itself.
+#: Minimum seconds between two lines of one stage where lines do not update themselves.
 _PAUSE = 5.0
 
 
 class ProgressPrinter:
-    """Called as progress(stage, fraction of the run in [0, 1]).
+    """Show the progress of one run; called as progress(stage, fraction of the run in [0, 1]).
 
-    as_json: an object per line on stdout, {"stage", "fraction", "seconds_left"}; otherwise text on stderr.
+    Parameters
+    ----------
+    as_json : bool
+        Print an object per line on stdout, {"stage", "fraction", "seconds_left"}; otherwise text on stderr.
     """
 
     def __init__(self, as_json: bool = False):
@@ -40,44 +44,67 @@ class ProgressPrinter:
             seconds = None if left is None else round(left, 1)
             print(json.dumps({"stage": stage, "fraction": round(fraction, 4), "seconds_left": seconds}), flush=True)
             return
-        text = f"{stage:<12}{fraction:6.0%}" + ("" if left is None else f"  {duration(left)} left")
+        text: str = f"{stage:<12}{fraction:6.0%}"
+        if left is not None:
+            text = tr("{text}  {time} left", text=text, time=duration(left))
         if self._updates:
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal's cursor at the start of an empty line."""
+        """Return the terminal's cursor to the start of an empty line."""
         if self._updates and self._stage:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 class CohortProgress:
-    """How far a cohort is: a bar on a terminal (with rich), a line now and then elsewhere, JSON for programs.
+    """Show the progress of a cohort: a bar on a terminal (with rich), occasional lines elsewhere, JSON for programs.
 
-    as_json: an object per line on stdout: {"done", "failed", "left", "running", "seconds_left"}, {"note"},
-        {"pair", "error"} of a pair that failed. Otherwise text on stderr.
-    details: show the traceback of what was not expected.
+    Parameters
+    ----------
+    as_json : bool
+        Print an object per line on stdout: {"done", "failed", "left", "running", "seconds_left"}, {"note"}, or
+        {"pair", "error"} for a pair that failed. Otherwise text on stderr.
+    details : bool
+        Print the tracebacks of unexpected errors.
     """
 
     def __init__(self, as_json: bool = False, details: bool = False):
         self._as_json = as_json
         self._details = details
         self._began = (0.0, 0)  # when, and how many pairs were settled then
-        self._shown = (-math.inf, None)
+        self._shown: tuple[float, str | None] = (-math.inf, None)
         self._bar = None
 
     def start(self, tally: Tally, workers: str) -> None:
-        """The pairs that are left begin."""
+        """Announce the start of the pairs that are left. workers: a phrase about these."""
         self._began = (time.monotonic(), tally.total - len(tally.left))
-        self.say(f"{_count(len(tally.left), 'pair')} to register, {tally.done} done before; {workers}")
+        left = len(tally.left)
+        if left == 1:
+            self.say(tr("1 pair to register, {done} done before; {workers}", done=tally.done, workers=workers))
+        else:
+            self.say(
+                tr(
+                    "{left} pairs to register, {done} done before; {workers}",
+                    left=left,
+                    done=tally.done,
+                    workers=workers,
+                )
+            )
         if not self._as_json and sys.stderr.isatty():
             self._bar = _bar(tally)
 
     def show(self, tally: Tally, running: int, waiting: bool) -> None:
-        """Called as often as one likes; a line is not printed more often than every few seconds.
+        """Show how many pairs are done; prints at most a line every few seconds, however often it is called.
 
-        waiting: no worker is there.
+        Parameters
+        ----------
+        tally : Tally
+        running : int
+            Number of pairs that are being registered.
+        waiting : bool
+            Whether there is no worker.
         """
         text, left = self._standing(tally, waiting), self._seconds_left(tally)
         if self._bar is not None:
@@ -96,20 +123,20 @@ class CohortProgress:
             self._line(text)
 
     def failed(self, pair: str, sentence: str, details: str | None = None) -> None:
-        """A pair failed; details: the traceback."""
+        """Show that a pair failed. details: the traceback."""
         if self._as_json:
             self._line({"pair": pair, "error": sentence})
         else:
-            self._line(f"{pair} failed: {sentence}")
+            self._line(tr("{pair} failed: {reason}", pair=pair, reason=sentence))
         if details and self._details:
             print(details, file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """A sentence for who watches."""
+        """Show a sentence."""
         self._line({"note": text} if self._as_json else text)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -124,24 +151,21 @@ class CohortProgress:
 
     def _standing(self, tally: Tally, waiting: bool) -> str:
         left = self._seconds_left(tally)
-        text = f"{tally.done} done, {tally.failed} failed, {len(tally.left)} left"
+        counts = {"done": tally.done, "failed": tally.failed, "left": len(tally.left)}
+        text: str = tr("{done} done, {failed} failed, {left} left", **counts)
         if tally.left and waiting:
-            text += ", waiting for workers"
-        return text if left is None else f"{text}, about {duration(left)}"
+            text = tr("{text}, waiting for workers", text=text)
+        return text if left is None else tr("{text}, about {time}", text=text, time=duration(left))
 
     def _seconds_left(self, tally: Tally) -> float | None:
-        """By the pace since the start; None before the first pair, and after the last."""
+        """Estimate from the pace since the start; None before the first pair and after the last."""
         began, before = self._began
         settled = tally.total - len(tally.left) - before
         return (time.monotonic() - began) / settled * len(tally.left) if settled and tally.left else None
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 def _bar(tally: Tally):
-    """A live bar of rich, or None without rich."""
+    """Return a live bar of rich, or None without rich."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn

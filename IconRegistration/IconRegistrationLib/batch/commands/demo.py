@@ -23,14 +23,14 @@ HELP = "Make a phantom with a known deformation, register it, and print the rema
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `demo`."""
+    """Add the options of `demo`."""
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="folder to write (default: demo)")
     parser.add_argument("--size", metavar="N", type=int, default=144, help="about N^3 voxels (default: 144)")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
 
 def run(args: argparse.Namespace) -> None:
-    """The phantom, registered: table, error against the truth, and what to open."""
+    """Register the phantom; print the report, the error against the truth, and the files to open."""
     folder = check_folder(args.out, args.overwrite)
     progress = ProgressPrinter()
     try:

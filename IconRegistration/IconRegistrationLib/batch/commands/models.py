@@ -6,13 +6,14 @@ import argparse
 import json
 
 from ...errors import InputError
+from ...text import tr
 from ..progress import ProgressPrinter
 
 HELP = "List the models, their licences and where their weights are, or download weights."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `models`."""
+    """Add the options of `models`."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="only this one")
     parser.add_argument("--download", action="store_true", help="fetch the weights of NAME now")
     parser.add_argument("--weights-dir", metavar="DIR", help="where weights are and go (default: the user's cache)")
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     from ...networks.catalog import fetch_weights, find_card, find_weights, known_cards, weights_folders
 
     if args.download and not args.name:
-        raise InputError("--download needs the name of a model; see icon-registration models.")
+        raise InputError(tr("--download needs the name of a model; see icon-registration models."))
     weights_dir = args.weights_dir
     cards = [find_card(args.name, weights_dir)] if args.name else list(known_cards(weights_dir).values())
     if args.download:

@@ -1,10 +1,10 @@
-"""`icon-registration propagate`: the labels of one atlas or several, carried to many images.
+"""`icon-registration propagate`: transfer the labels of one or several atlases to many images.
 
 Every atlas is registered to every image by the cohort's runner, in a folder that is a cohort's:
 
     DIR/pairs/<image>_from_<atlas>/     a registration, as `register` writes it
-    DIR/segmentations/<image>.seg.nrrd  what the atlases say of an image, fused where there are several
-    DIR/segmentations/<image>.json      of which registrations: what is not changed since is not fused again
+    DIR/segmentations/<image>.seg.nrrd  the labels of an image, fused if there are several atlases
+    DIR/segmentations/<image>.json      the registrations they were made of: unchanged ones are not fused again
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from ...errors import FolderError, InputError
 from ...io.writing import write_error_message
 from ...registration.settings import Settings
+from ...text import tr
 from ..cohort.entries import Entry, with_absolute_paths
 from ..cohort.ids import MAX_ID_BYTES, names_of
 from ..cohort.job import ROW, read_row, write_row
@@ -31,7 +32,7 @@ MAJORITY, LOCAL = "majority", "local"
 
 @dataclass(frozen=True)
 class Target:
-    """An image, and its registrations to the atlases. image: its path."""
+    """An image (its name and path) and its registrations to the atlases."""
 
     name: str
     image: str
@@ -42,8 +43,8 @@ HELP = "Transfer the labels of one or several atlases to many images."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `propagate`."""
-    parser.epilog = "Started again with the same DIR it goes on where it stopped. docs/cohort.md says more."
+    """Add the options of `propagate`."""
+    parser.epilog = "Run again with the same DIR, it continues where it stopped. See docs/cohort.md."
     what = parser.add_argument_group("inputs")
     what.add_argument(
         "--atlas",
@@ -56,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--images", nargs="+", required=True, metavar="FILE", help="what gets the labels")
     add_settings(parser)
     out = parser.add_argument_group("outputs")
-    out.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write; may be a begun one")
+    out.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write; may be an unfinished one")
     out.add_argument(
         "--fusion",
         choices=(MAJORITY, LOCAL),
@@ -70,7 +71,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code: 0 if every image has the labels of every atlas, 3 if some could not be registered, 1 as cohort."""
+    """Transfer the labels and return the exit code.
+
+    It is 0 if every image has the labels of every atlas, 3 if some pairs could not be registered, 1 as for `cohort`.
+    """
     check_execution(args)
     targets = targets_of(args.images, args.atlas, with_absolute_paths(settings_of(args)))
     args.out = args.out.expanduser().resolve()
@@ -85,25 +89,42 @@ def run(args: argparse.Namespace) -> int:
     except BaseException as stop:
         if isinstance(stop, Exception):
             raise
-        standing = f"{written} of {len(targets)} images have labels"
-        raise type(stop)(f"stopped; {standing}. The same command goes on.") from None
+        counts = {"written": written, "total": len(targets)}
+        raise type(stop)(
+            tr("Stopped; {written} of {total} images have labels. The same command continues.", **counts)
+        ) from None
     folder = args.out / "segmentations"
     if args.json:
         print(json.dumps({"segmentations": {"folder": str(folder), "written": written}}), flush=True)
     else:
-        print(f"{written} of {len(targets)} images have labels now, in {folder}")
+        counts = {"written": written, "total": len(targets)}
+        print(tr("{written} of {total} images have labels now, in {folder}", **counts, folder=folder))
     return code
 
 
 def targets_of(images: Sequence[str], atlases: Sequence[Sequence[str]], settings: Settings) -> list[Target]:
-    """What is to be registered. atlases: (image, segmentation) each. Raises InputError if a file is not there."""
+    """Return the images with their registrations to all atlases.
+
+    Parameters
+    ----------
+    images : sequence of str
+        Paths of the images that get labels.
+    atlases : sequence of (str, str)
+        Paths of image and segmentation of each.
+    settings : Settings
+
+    Raises
+    ------
+    InputError
+        If a file does not exist.
+    """
     check_files(path for atlas in atlases for path in atlas)
     check_files(images)
     images, atlases = _absolute(images), [_absolute(atlas) for atlas in atlases]
     atlas_names = names_of([image for image, _ in atlases])
     same = set(images) & {image for image, _ in atlases}
     if same:
-        raise InputError(f"{min(same)} is an atlas, which has its labels; leave it away from --images.")
+        raise InputError(tr("{path} is an atlas and already has labels; omit it from --images.", path=min(same)))
     return [
         Target(
             name,
@@ -118,12 +139,12 @@ def targets_of(images: Sequence[str], atlases: Sequence[Sequence[str]], settings
 
 
 def _absolute(paths: Sequence[str]) -> list[str]:
-    """As workers elsewhere find them; "folder::UID" of a DICOM series stays one."""
+    """Return absolute paths, which workers elsewhere need; "folder::UID" of a DICOM series stays one."""
     return [str(Path(path).expanduser().absolute()) for path in paths]
 
 
 def _id(image: str, atlas: str) -> str:
-    """Of the pair; a name that is too long for a folder ends in a hash of it."""
+    """Return the id of the pair; one that is too long for a folder ends in a hash of it."""
     name = f"{image}_from_{atlas}"
     if len(name.encode()) <= MAX_ID_BYTES:
         return name
@@ -132,10 +153,22 @@ def _id(image: str, atlas: str) -> str:
 
 
 def write_segmentation_of(target: Target, folder: Path, fusion: str, agreement: bool) -> bool:
-    """What the atlases that could be registered say of an image; whether there is any. Nothing is done twice.
+    """Write the segmentation that the registered atlases give an image, unless it exists; return whether there is one.
 
-    folder: of the cohort.  agreement: also write the share of the vote that won.
-    Raises FolderError if the disk does not take it.
+    Parameters
+    ----------
+    target : Target
+    folder : Path
+        Folder of the cohort.
+    fusion : str
+        "majority" or "local".
+    agreement : bool
+        Also write the share of the vote that won.
+
+    Raises
+    ------
+    FolderError
+        If the disk is full or cannot be written to.
     """
     from ...io.images import write_image
     from ...io.segmentations import write_segmentation

@@ -13,6 +13,7 @@ from ...io.images import IMAGE_FORMATS
 from ...io.landmarks import LANDMARK_FORMATS
 from ...io.segmentations import SEGMENTATION_FORMATS
 from ...io.transforms import TRANSFORM_FORMATS
+from ...text import tr
 from ...workflow.folder import check_folder, output_folder
 from ...workflow.outputs import files_in
 from ...workflow.roles import complete_roles
@@ -25,7 +26,7 @@ HELP = "Register a moving volume to a fixed one, and write a folder of results."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `register`."""
+    """Add the options of `register`."""
     segmentations = listed(suffixes_of(SEGMENTATION_FORMATS))
     images = parser.add_argument_group(
         "inputs", f"images: {listed(suffixes_of(IMAGE_FORMATS))}, or the folder of a DICOM series"
@@ -59,11 +60,12 @@ def pair_of(args: argparse.Namespace) -> PairFiles:
 
 def run(args: argparse.Namespace) -> None:
     """Check, register, write."""
-    pair, outputs, notes = pair_of(args), outputs_of(args), []
-    folder = check_folder(args.out, args.overwrite, pair.files.values()) if args.out else None
+    pair, outputs = pair_of(args), outputs_of(args)
+    notes: list[str] = []
+    folder = check_folder(args.out, args.overwrite, map(Path, pair.files.values())) if args.out else None
     single = _single_files(args, pair.files.values())
     if folder is None and not single:
-        raise InputError("Nothing would be written; give --out DIR, --transform-out FILE or --warped-out FILE.")
+        raise InputError(tr("Nothing would be written; give --out DIR, --transform-out FILE or --warped-out FILE."))
     check_files(pair.files.values())
     check_settings(pair.settings)
     progress = ProgressPrinter(args.json)
@@ -108,5 +110,5 @@ def _single_files(args: argparse.Namespace, inputs: Iterable[str]) -> dict[Path,
         wanted[path] = lambda results, path: write_image(results.warped, path)
     replaced = {path.resolve() for path in wanted} & {Path(source).expanduser().resolve() for source in inputs}
     if replaced:
-        raise InputError(f"{min(replaced)} is an input and would be replaced; choose another name.")
+        raise InputError(tr("{path} is an input and would be replaced; choose another name.", path=min(replaced)))
     return wanted

@@ -11,13 +11,14 @@ from ...io.images import IMAGE_FORMATS
 from ...io.landmarks import LANDMARK_FORMATS
 from ...io.segmentations import SEGMENTATION_FORMATS, segmentation_suffixes
 from ...io.transforms import TRANSFORM_FORMATS
+from ...text import tr
 from ..pair import check_files
 
 HELP = "Apply a saved transform to a volume, a label map, a segmentation or landmarks."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `warp`."""
+    """Add the options of `warp`."""
     parser.epilog = (
         "Volumes and segmentations of the moving side are warped by transform.*, those of the fixed side by inverse.*; "
         "points go the other way: moving landmarks are carried to the fixed image by inverse.*."
@@ -47,14 +48,23 @@ def run(args: argparse.Namespace) -> None:
     check_files([path for path in (args.input, args.transform, args.reference) if path])
     allowed = INTERPOLATIONS[kind]
     if args.interpolation and args.interpolation not in allowed:
-        wanted = " or ".join(allowed) or "none"
-        raise InputError(f"--interpolation {args.interpolation} does not suit {kind}; choose {wanted}.")
+        wanted = ", ".join(allowed) or "-"
+        raise InputError(
+            tr(
+                "--interpolation {given} does not suit {kind}; choose from: {choices}.",
+                given=args.interpolation,
+                kind=kind,
+                choices=wanted,
+            )
+        )
     if kind == "landmarks" and args.reference:
-        raise InputError(f"Landmarks have no grid: leave --reference {args.reference} away.")
+        raise InputError(tr("Landmarks have no grid: omit --reference {path}.", path=args.reference))
     if kind != "landmarks" and not args.reference:
-        raise InputError(f"A warped {kind} needs a grid; give the fixed volume as --reference.")
+        raise InputError(tr("To warp {kind}, a grid is needed; give the fixed volume as --reference.", kind=kind))
     if args.background is not None and kind != "image":
-        raise InputError(f"--background {args.background:g} is for images; leave it away for {kind}.")
+        raise InputError(
+            tr("--background {value:g} is for images; omit it for {kind}.", value=args.background, kind=kind)
+        )
     WARPERS[kind](args)
     print(args.out)
 
