@@ -248,13 +248,13 @@ def _ellipsoid(p, centre, radii):
 
 
 def _tube(p, path, radius):
-    nearest = None
-    for start, end in pairwise(path):
-        start, along = np.float32(start), np.subtract(end, start, dtype=np.float32)
+    nearest = np.float32(np.inf)
+    for first, last in pairwise(path):
+        start, along = np.array(first, np.float32), np.subtract(last, first, dtype=np.float32)
         dx, dy, dz = (a - s for a, s in zip(p, start, strict=True))
         t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / (along @ along), 0, 1)
         squared = (dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2
-        nearest = squared if nearest is None else np.minimum(nearest, squared)
+        nearest = np.minimum(nearest, squared)
     return np.float32(radius) - np.sqrt(nearest)
 
 

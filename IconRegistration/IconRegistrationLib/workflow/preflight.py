@@ -113,9 +113,31 @@ def preflight(
 ) -> Preflight:
     """Predict what `compute(inputs, settings, guide=guide, compare=compare)` would do, in about a millisecond.
 
-    facts: of the fixed and the moving image.
-    devices: those of the worker ({"name", "title", "memory"}), None while they are unknown.
-    speed: measured by predicted seconds of earlier runs on this machine (`updated_speed`).
+    Parameters
+    ----------
+    inputs : Inputs
+    settings : Settings
+    facts : tuple[ImageFacts, ImageFacts]
+        Of the fixed and the moving image.
+    guide, compare : bool
+        As in `compute`.
+    devices : list of dict, optional
+        Those of the worker ({"name", "title", "memory"}), None while they are unknown.
+    speed : float
+        Measured by predicted seconds of earlier runs on this machine (`updated_speed`).
+
+    Returns
+    -------
+    Preflight
+
+    Examples
+    --------
+    >>> from IconRegistrationLib.demo.phantom import make_phantom
+    >>> inputs = make_phantom(size=16).inputs
+    >>> facts = (ImageFacts.of(inputs.fixed), ImageFacts.of(inputs.moving))
+    >>> flight = preflight(inputs, Settings(device="cpu"), facts)
+    >>> flight.problem is None, flight.seconds > 0
+    (True, True)
     """
     fixed, moving = inputs.fixed.grid, inputs.moving.grid
     linear = np.eye(4) if inputs.initial is None else np.asarray(inputs.initial, dtype=np.float64)
