@@ -1,4 +1,4 @@
-"""The displacement field as a value: samples in mm on a lattice. What makes and uses one is in spatial/field.py.
+"""Hold a displacement field as a value: samples in mm on a lattice. spatial/field.py makes and uses it.
 
 No torch at its top: Slicer's own process, which may have none, holds the results of a registration too.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..text import tr
@@ -23,26 +24,49 @@ if TYPE_CHECKING:
 class DisplacementField:
     """A deformation sampled on a lattice, trilinear between the samples.
 
-    displacement: float32 [k, j, i, 3], (x, y, z) in mm LPS, to be added to a fixed point to give the moving point.
-    grid: where the samples lie.
+    Parameters
+    ----------
+    displacement : ndarray, [k, j, i, 3]
+        (x, y, z) in mm, LPS, to be added to a fixed point to give the moving point; kept as float32.
+    grid : Grid
+        Positions of the samples.
 
+    Raises
+    ------
+    InputError
+        If the displacement has another shape than the grid.
+
+    Notes
+    -----
     Beyond the outermost samples the displacement of the nearest border point holds, as in VTK and Slicer; ITK's
     transform there gives zero. `displacement_from_phi` pads the lattice so that no voxel of the fixed image meets the
     difference.
+
+    Examples
+    --------
+    >>> grid = Grid.from_parts((2, 2, 2), spacing=(10, 10, 10))
+    >>> field = DisplacementField(np.full((2, 2, 2, 3), [1.0, 0.0, -2.0]), grid)
+    >>> field.transform_points([5.0, 5.0, 5.0]).tolist()
+    [6.0, 5.0, 3.0]
     """
 
     displacement: np.ndarray = field(repr=False)
     grid: Grid
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        """Check the shape."""
         if self.displacement.shape != (*self.grid.shape, 3):
             raise InputError(
-                f"The displacement has shape {self.displacement.shape}; this grid needs {(*self.grid.shape, 3)}."
+                tr(
+                    "The displacement has shape {shape}; this grid needs {needed}.",
+                    shape=str(self.displacement.shape),
+                    needed=str((*self.grid.shape, 3)),
+                )
             )
         object.__setattr__(self, "displacement", np.asarray(self.displacement, dtype=np.float32))
 
     def volume(self, matrix: np.ndarray | None = None) -> torch.Tensor:
-        """Components first, [3, k, j, i] float32; each displacement multiplied by `matrix` (3x3) if given."""
+        """Return components first, [3, k, j, i] float32; each displacement multiplied by `matrix` (3x3) if given."""
         import torch
 
         matrix = np.eye(3) if matrix is None else matrix
@@ -52,11 +76,22 @@ class DisplacementField:
         return result
 
     def magnitude(self) -> np.ndarray:
-        """Length of the displacement in mm, float32 [k, j, i]."""
+        """Return the length of the displacement in mm, float32 [k, j, i]."""
         return np.sqrt(np.einsum("kjic,kjic->kji", self.displacement, self.displacement))
 
-    def transform_points(self, points) -> np.ndarray:
-        """Fixed points (..., 3) in mm LPS -> their places in the moving image, float64."""
+    def transform_points(self, points: ArrayLike) -> np.ndarray:
+        """Map fixed points to moving points.
+
+        Parameters
+        ----------
+        points : array_like, (..., 3)
+            In mm, LPS.
+
+        Returns
+        -------
+        ndarray, (..., 3) float64
+            In mm, LPS.
+        """
         points = np.asarray(points, dtype=np.float64)
         last = np.array(self.grid.size) - 1
         index = np.clip(self.grid.to_index(points), 0, last)
@@ -72,7 +107,7 @@ class DisplacementField:
         return moved
 
     def sampled_on(self, grid: Grid) -> DisplacementField:
-        """The same deformation with one sample per voxel of `grid`, clamped outside; larger, and no more exact."""
+        """Return the deformation with one sample per voxel of `grid`, clamped outside; larger, and no more exact."""
         from .sampling import interpolate_affine, slabs, voxel_to_voxel
 
         result = np.empty((*grid.shape, 3), np.float32)
@@ -82,7 +117,7 @@ class DisplacementField:
         return DisplacementField(result, grid)
 
     def after(self, matrix: np.ndarray) -> DisplacementField:
-        """Followed by a linear map: x -> matrix(T(x)), exact, on the same grid (`matrix` 4x4, moving mm -> mm)."""
+        """Append a linear map: x -> matrix(T(x)), exact, on the same grid (`matrix` 4x4, moving mm -> mm)."""
         from .sampling import slabs
 
         matrix = np.asarray(matrix, dtype=np.float64)
@@ -93,7 +128,7 @@ class DisplacementField:
         return DisplacementField(result, self.grid)
 
     def before(self, matrix: np.ndarray) -> DisplacementField:
-        """Preceded by a linear map: y -> T(matrix(y)), exact: the grid itself moves (`matrix` 4x4, mm -> fixed mm)."""
+        """Prepend a linear map: y -> T(matrix(y)), exact: the grid itself moves (`matrix` 4x4, mm -> fixed mm)."""
         from .sampling import slabs
 
         inverse = np.linalg.inv(np.asarray(matrix, dtype=np.float64))
@@ -149,7 +184,7 @@ class DisplacementField:
         return cls(sitk.GetArrayViewFromImage(image).astype(np.float32), grid)
 
     def to_itk(self):
-        """itk.DisplacementFieldTransform[itk.D, 3], which maps fixed points to moving points; holds its own copy."""
+        """Convert to itk.DisplacementFieldTransform[itk.D, 3], fixed points to moving points; it holds its own copy."""
         import itk
 
         image = itk.Image[itk.Vector[itk.D, 3], 3].New()
@@ -165,10 +200,19 @@ class DisplacementField:
 
     @classmethod
     def from_itk(cls, transform, grid: Grid | None = None) -> DisplacementField:
-        """From an itk transform that maps fixed points to moving points, sampled on `grid`.
+        """Sample a transform of ITK.
 
-        A displacement-field transform brings its own grid: without `grid` its samples are taken as they are.
-        Raises InputError where any other transform comes without a grid.
+        Parameters
+        ----------
+        transform : itk.Transform
+            Maps fixed points to moving points (mm, LPS).
+        grid : Grid, optional
+            Where to sample it. Without one a displacement-field transform gives its own samples as they are.
+
+        Raises
+        ------
+        InputError
+            If any other transform comes without a grid.
         """
         import itk
 
@@ -197,7 +241,7 @@ def _no_lattice(name: str) -> InputError:
 
 
 def _affine_on(matrix: np.ndarray, grid: Grid, slab: slice) -> np.ndarray:
-    """`matrix` (3x4 or 4x4) applied to the world places of a slab of nodes: [k, j, i, 3] float64."""
+    """`matrix` (3x4 or 4x4) applied to the points of a slab of samples: [k, j, i, 3] float64."""
     from .sampling import affine_index
 
     product = np.eye(4)
