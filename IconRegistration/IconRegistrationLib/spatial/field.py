@@ -1,4 +1,4 @@
-"""The displacement field: from the network's map to mm, to ITK, and what one does with it.
+"""Make displacement fields of maps, compose them, warp with them and measure them.
 
 A `DisplacementField` is ITK's resampling direction: T(x) = x + displacement(x) takes points of the FIXED image to
 points of the MOVING image, so it pulls moving data onto the fixed grid (Slicer: TransformFromParent of the node under
@@ -14,34 +14,72 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..text import tr
 from .displacement import DisplacementField
 from .geometry import Grid, Image, Segmentation
 from .sampling import affine_index, as_volume, inside, interpolate, interpolate_affine, nearest, slabs, voxel_to_voxel
 
 
 def displacement_from_phi(
-    phi,
+    phi: torch.Tensor | np.ndarray,
     fixed_lattice: Grid,
     moving_lattice: Grid,
     cover: Grid | None = None,
     linear: np.ndarray | None = None,
 ) -> DisplacementField:
-    """The map `phi` in unit coordinates as one displacement field in mm: T(x) = M phi(F^-1 x).
+    """Turn a map in unit coordinates into a displacement field in mm: T(x) = M phi(F^-1 x).
 
-    phi: tensor or array [1, 3, D, H, W] on `fixed_lattice`: places on `moving_lattice`, components in the order of the
-        axes (k, j, i), 0 and 1 at the first and last sample. F and M are the lattices' `unit_to_world()`.
-    cover: the fixed image. The lattice is extended by as many samples as it takes to hold every voxel of it, outer
-        faces included.
-    linear: 4x4, fixed mm -> moving mm; how points move far from the lattice. If None, the map M F^-1 of the lattices
-        onto each other.
+    F and M are the lattices' `unit_to_world()`. The samples are exact, and the result is trilinear between them as the
+    map is: no resampling takes place. Outside the lattice T(x) = A x + (T - A)(p), A the linear map and p the nearest
+    lattice point.
 
-    The samples are exact, and the result is trilinear between them as the map is: no resampling takes place. Outside
-    the lattice T(x) = A x + (T - A)(p), A the linear map and p the nearest lattice point: the rule of
-    icon_registration's `as_function`, which clamps the displacement phi - identity.
+    Parameters
+    ----------
+    phi : Tensor or ndarray, [1, 3, D, H, W]
+        On `fixed_lattice`: positions on `moving_lattice`, components in the order of the axes (k, j, i), 0 and 1 at the
+        first and last sample.
+    fixed_lattice, moving_lattice : Grid
+        Where the samples of phi lie, and what its values are relative to.
+    cover : Grid, optional
+        The fixed image. The lattice is extended by as many samples as it takes to hold every voxel of it, outer faces
+        included.
+    linear : ndarray, 4x4, optional
+        Fixed mm -> moving mm: how points move far from the lattice. If None, the map M F^-1 of the lattices onto each
+        other.
+
+    Returns
+    -------
+    DisplacementField
+        Fixed -> moving.
+
+    Raises
+    ------
+    InputError
+        If phi has another shape than its lattice.
+
+    References
+    ----------
+    The rule outside the lattice is that of icon_registration's `as_function`, which clamps the displacement
+    phi - identity (Greer et al., ICON, ICCV 2021).
+
+    Examples
+    --------
+    >>> from IconRegistrationLib import identity_map
+    >>> fixed = Grid.from_parts((4, 4, 4), spacing=(2.0, 2.0, 2.0))
+    >>> moving = fixed.moved([[1, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    >>> field = displacement_from_phi(identity_map((4, 4, 4)), fixed, moving)
+    >>> field.transform_points([1.0, 2.0, 3.0]).round(4).tolist()
+    [6.0, 2.0, 3.0]
     """
     phi = torch.as_tensor(phi).detach().cpu()
     if tuple(phi.shape) != (1, 3, *fixed_lattice.shape):
-        raise InputError(f"phi has shape {tuple(phi.shape)}; its lattice needs {(1, 3, *fixed_lattice.shape)}.")
+        raise InputError(
+            tr(
+                "phi has shape {shape}; its lattice needs {needed}.",
+                shape=str(tuple(phi.shape)),
+                needed=str((1, 3, *fixed_lattice.shape)),
+            )
+        )
     to_moving = moving_lattice.unit_to_world()
     if linear is None:
         linear = to_moving @ np.linalg.inv(fixed_lattice.unit_to_world())
@@ -78,7 +116,18 @@ def displacement_from_phi(
 
 
 def compose_displacements(first: DisplacementField, second: DisplacementField) -> DisplacementField:
-    """x -> second(first(x)), sampled on the first's grid."""
+    """Compose two deformations: x -> second(first(x)), sampled on the first's grid.
+
+    Parameters
+    ----------
+    first, second : DisplacementField
+        The moving side of the first is the fixed side of the second; in mm, LPS.
+
+    Returns
+    -------
+    DisplacementField
+        Exact at the samples, trilinear between them.
+    """
     result = np.empty_like(first.displacement)
     volume = second.volume()
     for slab, index in mapped_index(first, second.grid, first.grid):
@@ -87,9 +136,14 @@ def compose_displacements(first: DisplacementField, second: DisplacementField) -
 
 
 def mapped_index(field: DisplacementField, source: Grid, target: Grid) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Where the samples of `target` (fixed side) go in voxels of `source` (moving side).
+    """Map the samples of `target` (fixed side) to voxels of `source` (moving side), some planes at a time.
 
-    Yields (slab of k, index [3, k, j, i] float64) until the target is covered; never all of it at once.
+    Yields
+    ------
+    slab : slice
+        Range of k in the target.
+    index : Tensor, [3, k, j, i] float64
+        Voxels (i, j, k) of the source, with fractions.
     """
     to_field = voxel_to_voxel(field.grid, target)
     to_source = voxel_to_voxel(source, target)
@@ -100,17 +154,39 @@ def mapped_index(field: DisplacementField, source: Grid, target: Grid) -> Iterat
 
 
 def warp_image(image: Image, field: DisplacementField, target: Grid, order: int = 1, outside: float = 0.0) -> Image:
-    """The moving `image` pulled through the field onto `target` (usually the fixed image's grid).
+    """Pull a moving image through a field onto another grid.
 
-    order: 1 trilinear, 3 cubic B-spline (both return float32), 0 nearest voxel (keeps the dtype).
-    outside: the value where the field leads out of the image.
+    Parameters
+    ----------
+    image : Image
+        On the moving side, at its own resolution.
+    field : DisplacementField
+        Fixed -> moving.
+    target : Grid
+        Usually the fixed image's.
+    order : {1, 3, 0}
+        1 is trilinear, 3 cubic B-spline (both give float32), 0 the nearest voxel (keeps the type).
+    outside : float
+        Value where the field leads out of the image.
+
+    Returns
+    -------
+    Image
+        On `target`.
+
+    Examples
+    --------
+    >>> grid = Grid.from_parts((4, 1, 1), spacing=(2.0, 1.0, 1.0))
+    >>> shift = DisplacementField(np.full((1, 1, 1, 3), [2.0, 0.0, 0.0]), Grid((1, 1, 1), np.eye(4)))  # 2 mm along i
+    >>> warp_image(Image(np.array([[[1, 2, 3, 4]]]), grid), shift, grid, outside=-1).array.tolist()
+    [[[2.0, 3.0, 4.0, -1.0]]]
     """
     if order == 3:
         return Image(_warp_spline(image, field, target, outside), target, image.name)
     result = np.empty(target.shape, np.float32 if order else image.array.dtype)
     volume = as_volume(image.array) if order else None
     for slab, index in mapped_index(field, image.grid, target):
-        result[slab] = interpolate(volume, index)[0].numpy() if order else nearest(image.array, index)
+        result[slab] = nearest(image.array, index) if volume is None else interpolate(volume, index)[0].numpy()
         result[slab][~inside(index, image.grid.shape).numpy()] = outside
     return Image(result, target, image.name)
 
@@ -137,7 +213,7 @@ def _warp_spline(image: Image, field: DisplacementField, target: Grid, outside: 
 
 
 def in_type_of(image: Image, warped: Image) -> Image:
-    """`warped` in the integer type of `image`, if that is one: rounded, and within its limits (cubic overshoots)."""
+    """Return `warped` in the integer type of `image`, if it has one: rounded and clipped (cubic overshoots)."""
     if image.array.dtype.kind not in "iu":
         return warped
     limits = np.iinfo(image.array.dtype)
@@ -146,10 +222,29 @@ def in_type_of(image: Image, warped: Image) -> Image:
 
 
 def warp_labels(labels: Image, field: DisplacementField, target: Grid, method: str = "nearest") -> Image:
-    """A moving label map on `target`, in its own dtype; 0 where the field leads out of it.
+    """Pull a moving label map through a field onto another grid.
 
-    method: "nearest" voxel, or "linear": every label's indicator is interpolated trilinearly and the largest wins
-    (of equals the smallest label), which gives smoother borders.
+    Parameters
+    ----------
+    labels : Image
+        Whole numbers, on the moving side.
+    field : DisplacementField
+        Fixed -> moving.
+    target : Grid
+        Usually the fixed image's.
+    method : {"nearest", "linear"}
+        The nearest voxel, or: every label's indicator is interpolated trilinearly and the largest wins (of equals the
+        smallest label), which gives smoother borders.
+
+    Returns
+    -------
+    Image
+        On `target`, in its own type; 0 where the field leads out of the label map.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown.
     """
     (result,) = _warp_layers((labels.array,), labels.grid, field, target, method)
     return Image(result, target, labels.name)
@@ -158,7 +253,20 @@ def warp_labels(labels: Image, field: DisplacementField, target: Grid, method: s
 def warp_segmentation(
     segmentation: Segmentation, field: DisplacementField, target: Grid, method: str = "nearest"
 ) -> Segmentation:
-    """All layers of a moving segmentation on `target`; names, colours, tags and values stay. See `warp_labels`."""
+    """Pull all layers of a moving segmentation through a field; names, colours, tags and values stay.
+
+    Parameters
+    ----------
+    segmentation : Segmentation
+        On the moving side.
+    field, target, method
+        As in `warp_labels`.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown.
+    """
     layers = _warp_layers(segmentation.layers, segmentation.grid, field, target, method)
     return replace(segmentation, layers=layers, grid=target)
 
@@ -166,7 +274,7 @@ def warp_segmentation(
 def _warp_layers(layers, source: Grid, field: DisplacementField, target: Grid, method: str) -> tuple[np.ndarray, ...]:
     take = {"nearest": nearest, "linear": _majority}.get(method)
     if take is None:
-        raise InputError(f"Labels are not warped by {method!r}; choose nearest or linear.")
+        raise InputError(tr("Labels are not warped by {method}; choose nearest or linear.", method=repr(method)))
     results = tuple(np.empty(target.shape, layer.dtype) for layer in layers)
     for slab, index in mapped_index(field, source, target):
         is_inside = inside(index, source.shape).numpy()
@@ -176,7 +284,7 @@ def _warp_layers(layers, source: Grid, field: DisplacementField, target: Grid, m
 
 
 def _majority(labels: np.ndarray, index: torch.Tensor) -> np.ndarray:
-    """The label with the largest trilinear weight at `index` [3, ...]; clamped at the border.
+    """Return the label with the largest trilinear weight at `index` [3, ...]; clamped at the border.
 
     Only the eight voxels around a position have weight, so eight gathers serve any number of labels; and where these
     eight agree, as nearly everywhere, there is nothing to weigh.
@@ -192,17 +300,17 @@ def _majority(labels: np.ndarray, index: torch.Tensor) -> np.ndarray:
     ahead = [(low[axis] < last[axis]) * strides[axis] for axis in range(3)]
     corners = list(np.ndindex(2, 2, 2))
 
-    def place(corner, of=slice(None)):
+    def address(corner, of=slice(None)):
         return base[of] + sum(ahead[axis][of] for axis in range(3) if corner[axis])
 
     result = flat.take(base)
     mixed = np.zeros(result.shape, bool)
     for corner in corners[1:]:
-        mixed |= flat.take(place(corner)) != result
+        mixed |= flat.take(address(corner)) != result
     (mixed,) = mixed.nonzero()
 
     fraction = positions[:, mixed] - low[:, mixed]
-    values = np.stack([flat.take(place(corner, mixed)) for corner in corners])
+    values = np.stack([flat.take(address(corner, mixed)) for corner in corners])
     weights = np.stack(
         [np.prod([f if c else 1 - f for f, c in zip(fraction, corner, strict=True)], axis=0) for corner in corners]
     )
@@ -218,10 +326,27 @@ def _majority(labels: np.ndarray, index: torch.Tensor) -> np.ndarray:
 
 
 def jacobian_determinant(field: DisplacementField) -> np.ndarray:
-    """det dT/dx at the nodes, float32 [k, j, i]: 1 keeps volume, below 0 the map folds.
+    """Compute det dT/dx at the samples: 1 keeps volume, below 0 the map folds.
 
     Central differences inside, one-sided at the border; in world units, so spacing, direction and shear of the grid
     have no influence.
+
+    Parameters
+    ----------
+    field : DisplacementField
+
+    Returns
+    -------
+    ndarray, [k, j, i] float32
+        On the field's grid.
+
+    Examples
+    --------
+    >>> grid = Grid.from_parts((3, 3, 3), spacing=(2.0, 2.0, 2.0))
+    >>> still = DisplacementField(np.zeros((3, 3, 3, 3)), grid)
+    >>> twice_as_large = still.after(np.diag([2.0, 2.0, 2.0, 1.0]))
+    >>> float(jacobian_determinant(twice_as_large)[1, 1, 1])
+    8.0
     """
     grid, displacement = field.grid, field.displacement
     steps = torch.as_tensor(np.ascontiguousarray(grid.affine[:3, :3]), dtype=torch.float32)
@@ -260,9 +385,19 @@ def _difference(values: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def inverse_consistency_error(forward: DisplacementField, backward: DisplacementField) -> np.ndarray:
-    """|backward(forward(x)) - x| in mm at the nodes of `forward.grid`, float32 [k, j, i].
+    """Compute the inverse-consistency error |backward(forward(x)) - x| in mm.
 
-    NaN where forward(x) leaves the backward field's lattice: nothing is known there.
+    Parameters
+    ----------
+    forward : DisplacementField
+        Fixed -> moving.
+    backward : DisplacementField
+        Moving -> fixed.
+
+    Returns
+    -------
+    ndarray, [k, j, i] float32
+        At the samples of `forward`; NaN where forward(x) leaves the backward field's lattice: nothing is known there.
     """
     result = np.empty(forward.grid.shape, np.float32)
     volume = backward.volume()

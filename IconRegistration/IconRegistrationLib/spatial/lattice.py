@@ -1,13 +1,15 @@
-"""Which lattices the two maps live on: phi_AB on one over the fixed image, phi_BA on one over the moving image."""
+"""Choose the lattices of the two maps: that of phi_AB over the fixed image, that of phi_BA over the moving image."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
 
 from ..errors import InputError
+from ..text import tr
 from .geometry import Grid
 
 #: Share of the overlap's extent that is kept around it, so that the border has a neighbourhood.
@@ -20,13 +22,20 @@ REFINEMENT_VOXELS = {"cpu": 1_350_000, "cuda": 6_000_000}
 FEWEST_SAMPLES = 4
 
 
-def network_lattices(fixed: Grid, moving: Grid, shape) -> tuple[Grid, Grid]:
-    """As published: both images are stretched to the network's input, box on box."""
+def network_lattices(fixed: Grid, moving: Grid, shape: Sequence[int]) -> tuple[Grid, Grid]:
+    """Return the lattices of a network as published: both images are stretched to its input, box on box.
+
+    Parameters
+    ----------
+    fixed, moving : Grid
+    shape : sequence of int
+        Of the network's input, (k, j, i).
+    """
     return fixed.with_shape(shape), moving.with_shape(shape)
 
 
 def linear_between(fixed_lattice: Grid, moving_lattice: Grid) -> np.ndarray:
-    """4x4, fixed mm -> moving mm: the map that lays one lattice on the other, phi = identity."""
+    """Return the 4x4, fixed mm -> moving mm, that lays one lattice on the other: phi = identity."""
     return moving_lattice.faces_to_world() @ np.linalg.inv(fixed_lattice.faces_to_world())
 
 
@@ -39,12 +48,30 @@ def refinement_lattices(
     voxels: int = REFINEMENT_VOXELS["cpu"],
     region: Grid | None = None,
 ) -> tuple[Grid, Grid]:
-    """Two lattices of one shape over what the images share, each along its own image's axes.
+    """Return two lattices of one shape over what the images share, each along its own image's axes.
 
-    linear: 4x4, fixed mm -> moving mm.  region: a box in the fixed world to which the registration is confined.
-    spacing: distance of samples in mm; by default the finest for which a lattice has at most `voxels` samples. No axis
-    is sampled more finely than the finer of the two images along it.
-    Raises InputError where the images do not overlap.
+    No axis is sampled more finely than the finer of the two images along it.
+
+    Parameters
+    ----------
+    fixed, moving : Grid
+    linear : ndarray, 4x4
+        Fixed mm -> moving mm.
+    spacing : float, optional
+        Distance of samples in mm; by default the finest for which a lattice has at most `voxels` samples.
+    voxels : int
+        Samples of a lattice.
+    region : Grid, optional
+        A box in the fixed world to which the registration is confined.
+
+    Returns
+    -------
+    fixed_lattice, moving_lattice : Grid
+
+    Raises
+    ------
+    InputError
+        If the images do not overlap.
     """
     moving = _axes_like(fixed, moving, linear)
     fixed_box = fixed if region is None else region_box(fixed, region)
@@ -59,12 +86,18 @@ def refinement_lattices(
 
 
 def region_box(grid: Grid, region: Grid) -> Grid:
-    """The voxels of `grid` within the box of `region`; InputError where there are none."""
+    """Return the voxels of `grid` within the box of `region`.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
     return _overlap(grid, region, np.eye(4), margin=0)
 
 
 def _spacing_for(extent: np.ndarray, finest: np.ndarray, voxels: int) -> float:
-    """The finest spacing in mm whose lattice over `extent` has at most `voxels` samples."""
+    """Return the finest spacing in mm whose lattice over `extent` has at most `voxels` samples."""
     low, high = float(finest.min()), float(extent.max())
     if np.prod(extent / finest) <= voxels:
         return low
@@ -78,7 +111,7 @@ def _spacing_for(extent: np.ndarray, finest: np.ndarray, voxels: int) -> float:
 
 
 def _axes_like(fixed: Grid, moving: Grid, linear: np.ndarray) -> Grid:
-    """`moving` with its axes permuted and flipped to run as the fixed image's: the same voxels, another order."""
+    """Permute and flip the axes of `moving` to run as the fixed image's: the same voxels, another order."""
     towards = linear[:3, :3] @ fixed.direction
     agreement = (towards / np.linalg.norm(towards, axis=0)).T @ moving.direction
     order = max(permutations(range(3)), key=lambda p: sum(abs(agreement[n, p[n]]) for n in range(3)))
@@ -89,19 +122,25 @@ def _axes_like(fixed: Grid, moving: Grid, linear: np.ndarray) -> Grid:
         change[old, new] = 1 if forwards else -1
         change[old, 3] = 0 if forwards else moving.size[old] - 1
     size = [moving.size[old] for old in order]
-    return Grid(tuple(reversed(size)), moving.affine @ change)
+    i, j, k = size
+    return Grid((k, j, i), moving.affine @ change)
 
 
 def _overlap(grid: Grid, other: Grid, to_other: np.ndarray, margin: float = MARGIN) -> Grid:
-    """The part of `grid` within the box of `other` and a margin; `to_other` 4x4 maps mm of `grid` to mm of `other`."""
+    """Return the part of `grid` within the box of `other` and a margin; `to_other`: 4x4, mm of `grid` -> of `other`."""
     corners = other.corners(faces=True)
     mine = grid.to_index(corners @ np.linalg.inv(to_other)[:3, :3].T + np.linalg.inv(to_other)[:3, 3])
     low, high = mine.min(0) + 0.5, mine.max(0) + 0.5  # in voxels from the outer face
     if (np.minimum(high, grid.size) - np.maximum(low, 0) < 1).any():
         raise InputError(
-            f"The images do not overlap: along its axes, in voxels, one covers 0..{list(grid.size)} and the other "
-            f"{low.round().astype(int).tolist()}..{high.round().astype(int).tolist()} of it. Check the headers, or "
-            "align them first (align centre, rigid or affine, or an initial transform)."
+            tr(
+                "The images do not overlap: along its axes, in voxels, one covers 0..{size} and the other "
+                "{low}..{high} of it. Check the headers, or align them first (align centre, rigid or affine, or an "
+                "initial transform).",
+                size=str(list(grid.size)),
+                low=str(low.round().astype(int).tolist()),
+                high=str(high.round().astype(int).tolist()),
+            )
         )
     spare = margin * (high - low) - 1e-6  # a face on a voxel's face takes no further voxel
     first = np.maximum(np.floor(low - spare), 0).astype(int)
