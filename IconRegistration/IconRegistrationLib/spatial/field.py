@@ -109,8 +109,8 @@ def displacement_from_phi(
 
     result = np.empty((*grid.shape, 3), np.float32)
     for k in range(grid.shape[0]):
-        places = phi[0, :, inner[2][k]].to(torch.float64).reshape(3, -1)
-        mapped = (places.T @ matrix.T).reshape(*fixed_lattice.shape[1:], 3).numpy()
+        positions = phi[0, :, inner[2][k]].to(torch.float64).reshape(3, -1)
+        mapped = (positions.T @ matrix.T).reshape(*fixed_lattice.shape[1:], 3).numpy()
         result[k] = (mapped if cover is None else mapped[columns]) + (plane + along[2][k])
     return DisplacementField(result, grid)
 

@@ -1,10 +1,10 @@
-"""Trilinear interpolation at scattered places, and its slope there, as fast as a CPU can.
+"""Interpolate trilinearly at scattered points, and compute the gradient there, fast on a CPU.
 
-torch's 3D grid_sample takes one place after the other on a CPU; its 2D one takes eight or sixteen at a time. Planes
-laid below each other are an image, so a trilinear value is two bilinear ones of that image, one plane apart, and a
+torch's 3D grid_sample takes one point after the other on a CPU; its 2D one takes eight or sixteen at a time. Planes
+laid below each other are one image, so a trilinear value is two bilinear ones of that image, one plane apart, and a
 blend of them: two to five times faster. Other devices use the 3D one.
 
-Places are a tensor [N, 3, D, H, W] in the units of a `Frame`. Beyond the outermost samples the values continue as they
+Points are a tensor [N, 3, D, H, W] in the units of a `Frame`. Beyond the outermost samples the values continue as they
 are there.
 """
 
@@ -19,16 +19,21 @@ import torch.nn.functional as F
 
 from .sampling import slabs
 
-#: What a float32 of about 1 is uncertain by.
+#: Rounding error of a float32 of about 1.
 _ROUNDING = 2.0**-23
 _BILINEAR, _BORDER = 0, 1  # as torch.ops.aten names them
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How places are counted: scale * place + offset is the position in samples of a volume, per axis of (z, y, x).
+    """The coordinates of points: scale * point + offset is the index in samples of a volume, per axis of (z, y, x).
 
-    order: which component of a place is z, y and x.
+    Attributes
+    ----------
+    order : tuple of int
+        Which component of a point is z, y and x.
+    scale, offset : tuple of float
+        Per axis of (z, y, x).
     """
 
     order: tuple[int, int, int]
@@ -37,30 +42,43 @@ class Frame:
 
     @classmethod
     def unit(cls, shape: Sequence[int]) -> Frame:
-        """Components (z, y, x); 0 and 1 at the first and last sample (docs/phi.md)."""
-        return cls((0, 1, 2), tuple(n - 1 for n in shape), (0, 0, 0))
+        """Make the frame of phi: components (z, y, x); 0 and 1 at the first and last sample (docs/phi.md)."""
+        depth, height, width = shape
+        return cls((0, 1, 2), (depth - 1, height - 1, width - 1), (0, 0, 0))
 
     @classmethod
     def faces(cls, shape: Sequence[int]) -> Frame:
-        """Components (x, y, z); -1 and 1 at the outer faces of the first and last sample."""
-        return cls((2, 1, 0), tuple(n / 2 for n in shape), tuple((n - 1) / 2 for n in shape))
+        """Make the frame of grid_sample: components (x, y, z); -1 and 1 at the outer faces of the outermost samples."""
+        depth, height, width = shape
+        return cls((2, 1, 0), (depth / 2, height / 2, width / 2), ((depth - 1) / 2, (height - 1) / 2, (width - 1) / 2))
 
 
-def trilinear(values: torch.Tensor, places: torch.Tensor, frame: Frame, tolerance: float = math.inf) -> torch.Tensor:
-    """values [N, C, d, h, w] at `places`: [N, C, D, H, W]. On a CPU not differentiable.
+def trilinear(values: torch.Tensor, points: torch.Tensor, frame: Frame, tolerance: float = math.inf) -> torch.Tensor:
+    """Interpolate values at points; on a CPU not differentiable.
 
-    tolerance: the greatest error that rounding may make. The row of an image of many planes is less certain than that
-        of one plane, by about 1e-7 of the number of its rows: where values are too steep for that, the 3D
-        grid_sample takes over.
+    Parameters
+    ----------
+    values : Tensor, [N, C, d, h, w]
+    points : Tensor, [N, 3, D, H, W]
+        In the coordinates of `frame`.
+    frame : Frame
+    tolerance : float
+        Greatest error that rounding may make. The row of an image of many planes is less certain than that of one
+        plane, by about 1e-7 of the number of its rows: where values are too steep for that, the 3D grid_sample takes
+        over.
+
+    Returns
+    -------
+    Tensor, [N, C, D, H, W]
     """
     if values.device.type != "cpu":
-        return _by_grid_sample(values, places, frame)
-    result = values.new_empty((*values.shape[:2], *places.shape[2:]))
+        return _by_grid_sample(values, points, frame)
+    result = values.new_empty((*values.shape[:2], *points.shape[2:]))
     for n, volume in enumerate(values):
         for slab in slabs(result.shape[2:]):
-            near = _Neighbours.of(volume, places[n, :, slab], frame, tolerance)
+            near = _Neighbours.of(volume, points[n, :, slab], frame, tolerance)
             if near is None:
-                result[n, :, slab] = _by_grid_sample(volume[None], places[n : n + 1, :, slab], frame)[0]
+                result[n, :, slab] = _by_grid_sample(volume[None], points[n : n + 1, :, slab], frame)[0]
             else:
                 near.values(out=result[n, :, slab].view(near.lower.shape))
     return result
@@ -68,40 +86,53 @@ def trilinear(values: torch.Tensor, places: torch.Tensor, frame: Frame, toleranc
 
 def compared(
     values: torch.Tensor,
-    places: torch.Tensor,
+    points: torch.Tensor,
     frame: Frame,
     compare: Callable[[torch.Tensor, int, slice], tuple[torch.Tensor, torch.Tensor]],
 ) -> torch.Tensor:
-    """What `compare` makes of values [N, C, d, h, w] at `places`: [N, 1, D, H, W], differentiable in the places.
+    """Interpolate values at points and compare them there, differentiable in the points.
 
-    compare: called as compare(values [C, ..., H, W], n, range of D) it returns a number for each place [..., H, W] and
-        its derivative by each of the values [C, ..., H, W]; "..." are the planes of that range, in one axis or two.
-    On a CPU the values, of which there may be many to a place, exist some planes at a time only.
+    On a CPU the values, of which there may be many to a point, exist some planes at a time only.
+
+    Parameters
+    ----------
+    values : Tensor, [N, C, d, h, w]
+    points : Tensor, [N, 3, D, H, W]
+        In the coordinates of `frame`.
+    frame : Frame
+    compare : callable
+        Called as compare(values [C, ..., H, W], n, range of D) it returns a number for each point [..., H, W] and its
+        derivative with respect to each of the values [C, ..., H, W]; "..." are the planes of that range, in one axis
+        or two.
+
+    Returns
+    -------
+    Tensor, [N, 1, D, H, W]
     """
     if values.device.type == "cpu":
-        return _Compared.apply(places, values, frame, compare)
-    pulled = _by_grid_sample(values, places, frame)
+        return _Compared.apply(points, values, frame, compare)
+    pulled = _by_grid_sample(values, points, frame)
     return torch.stack([compare(volume, n, slice(None))[0] for n, volume in enumerate(pulled)])[:, None]
 
 
-def _by_grid_sample(values: torch.Tensor, places: torch.Tensor, frame: Frame) -> torch.Tensor:
+def _by_grid_sample(values: torch.Tensor, points: torch.Tensor, frame: Frame) -> torch.Tensor:
     grid = [
-        _linear(places[:, component], 2 * scale / max(n - 1, 1), 2 * offset / max(n - 1, 1) - 1)
+        _linear(points[:, component], 2 * scale / max(n - 1, 1), 2 * offset / max(n - 1, 1) - 1)
         for component, scale, offset, n in zip(frame.order, frame.scale, frame.offset, values.shape[2:], strict=True)
     ]
     return F.grid_sample(values, torch.stack(grid[::-1], -1), padding_mode="border", align_corners=True)
 
 
 class _Compared(torch.autograd.Function):
-    """The slope is found with the value, while both planes are at hand; three numbers a place are kept for it."""
+    """Compute the gradient with the value, while both planes are at hand; it keeps three numbers per point."""
 
     @staticmethod
-    def forward(context, places, values, frame, compare):
-        result = values.new_empty((len(values), 1, *places.shape[2:]))
-        slope = torch.empty_like(places) if context.needs_input_grad[0] else None
+    def forward(context, points, values, frame, compare):
+        result = values.new_empty((len(values), 1, *points.shape[2:]))
+        slope = torch.empty_like(points) if context.needs_input_grad[0] else None
         for n, volume in enumerate(values):
-            for slab in slabs(places.shape[2:]):
-                near = _Neighbours.of(volume, places[n, :, slab], frame)
+            for slab in slabs(points.shape[2:]):
+                near = _Neighbours.of(volume, points[n, :, slab], frame)
                 number, derivative = compare(near.values(), n, slab)
                 result[n, 0, slab] = number.view(result[n, 0, slab].shape)
                 if slope is not None:
@@ -117,15 +148,15 @@ class _Compared(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """Some planes of places, and the values on the planes of a volume below and above each of them.
+    """Some planes of points, and the values on the planes of a volume below and above each of them.
 
     The planes are in one piece per thread, [pieces, D, H, W]: on a CPU grid_sample divides its work over the batch
     only.
     lower, rise: [C, pieces, D, H, W], the values below, and how much higher those above are.
-    weight: [pieces, D, H, W], how far above the lower plane a place is.
+    weight: [pieces, D, H, W], how far above the lower plane a point is.
     images: the planes that are needed, laid below each other, from the lowest one and from the one above it.
-    grid: where in them the places are, as grid_sample wants it.
-    places, frame, shape: the places themselves [3, pieces, D, H, W], how they are counted, and the volume's (d, h, w).
+    grid: the points in them, as grid_sample takes them.
+    points, frame, shape: the points themselves [3, pieces, D, H, W], their coordinates, and the volume's (d, h, w).
     """
 
     lower: torch.Tensor
@@ -133,19 +164,19 @@ class _Neighbours:
     weight: torch.Tensor
     images: list[torch.Tensor]
     grid: torch.Tensor
-    places: torch.Tensor
+    points: torch.Tensor
     frame: Frame
     shape: torch.Size
 
     @classmethod
     def of(
-        cls, volume: torch.Tensor, places: torch.Tensor, frame: Frame, tolerance: float = math.inf
+        cls, volume: torch.Tensor, points: torch.Tensor, frame: Frame, tolerance: float = math.inf
     ) -> _Neighbours | None:
-        """None where rounding could make a greater error than `tolerance`."""
+        """Look up the values; None where rounding could make a greater error than `tolerance`."""
         depth, height, width = volume.shape[1:]
         threads = torch.get_num_threads()
-        places = places.unflatten(1, (threads if places.shape[1] % threads == 0 else 1, -1))
-        z, y, x = (places[component] for component in frame.order)
+        points = points.unflatten(1, (threads if points.shape[1] % threads == 0 else 1, -1))
+        z, y, x = (points[component] for component in frame.order)
         weight = _linear(z, frame.scale[0], frame.offset[0]).clamp_(0, (depth - 1) * (1 - _ROUNDING))
         below = weight.floor()
         weight.sub_(below)
@@ -153,7 +184,7 @@ class _Neighbours:
         rows = (last - first + 1) * height
         if tolerance < math.inf and rows * _ROUNDING * _steepness(volume[:, first : last + 2]) > tolerance:
             return None
-        # rounding must not carry a place across a border of its plane, into the next
+        # rounding must not carry a point across a border of its plane, into the next
         margin = rows * _ROUNDING
         row = _linear(y, frame.scale[1], frame.offset[1]).clamp_(margin, max(height - 1 - margin, margin))
         row.add_(below.sub_(first), alpha=height)
@@ -168,14 +199,17 @@ class _Neighbours:
             for image in images
         )
         rise = upper.sub_(lower)
-        return cls(lower.transpose(0, 1), rise.transpose(0, 1), weight, images, grid, places, frame, volume.shape[1:])
+        return cls(lower.transpose(0, 1), rise.transpose(0, 1), weight, images, grid, points, frame, volume.shape[1:])
 
     def values(self, out: torch.Tensor | None = None) -> torch.Tensor:
-        """[C, pieces, D, H, W]"""
+        """Return the interpolated values, [C, pieces, D, H, W]."""
         return torch.addcmul(self.lower, self.rise, self.weight, out=out)
 
     def slope(self, derivative: torch.Tensor, out: torch.Tensor) -> None:
-        """Into `out` [3, planes, H, W]: by the places, of what has `derivative` [C, pieces, D, H, W] by the values."""
+        """Write the gradient with respect to the points into `out` [3, planes, H, W].
+
+        derivative: [C, pieces, D, H, W], with respect to the values.
+        """
         gradient = derivative.transpose(0, 1).flatten(2, 3)
         by_lower, by_upper = (
             torch.ops.aten.grid_sampler_2d_backward(
@@ -191,14 +225,14 @@ class _Neighbours:
         for axis, (component, found, scale, offset, step) in enumerate(axes):
             into = out[component].view(found.shape)
             torch.mul(found, scale * step, out=into)
-            if axis < 2:  # where a place was held back at the border; along x grid_sample saw to it
-                place = self.places[component]
-                held = place.clamp(-offset / scale, (self.shape[axis] - 1 - offset) / scale)
-                into.masked_fill_(held.ne_(place).bool(), 0)
+            if axis < 2:  # where a point was held back at the border; along x grid_sample saw to it
+                point = self.points[component]
+                held = point.clamp(-offset / scale, (self.shape[axis] - 1 - offset) / scale)
+                into.masked_fill_(held.ne_(point).bool(), 0)
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Sum over the first axis of a * b. torch.linalg.vecdot writes all products to memory first."""
+    """Sum a * b over the first axis. torch.linalg.vecdot writes all products to memory first."""
     total = a[0] * b[0]
     for one, other in zip(a[1:], b[1:], strict=True):
         total.addcmul_(one, other)
@@ -206,10 +240,10 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _steepness(volume: torch.Tensor) -> float:
-    """The greatest difference of neighbours along y."""
+    """Return the greatest difference of neighbours along y."""
     return max(map(abs, map(float, volume.diff(dim=2).aminmax()))) if volume.shape[2] > 1 else 0.0
 
 
 def _linear(x: torch.Tensor, scale: float, offset: float, out: torch.Tensor | None = None) -> torch.Tensor:
-    """scale * x + offset, in one pass."""
+    """Compute scale * x + offset in one pass."""
     return torch.add(x.new_full((), float(offset)), x, alpha=scale, out=out)
