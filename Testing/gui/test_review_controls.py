@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -102,3 +103,9 @@ def test_every_control_is_of_one_name_parameter_and_widget():
     known = {control.name for control in controls}
     for control in controls:
         assert set(control.follows) <= known, control.name
+
+
+def test_the_page_of_the_panel_describes_controls_that_make_their_widget():
+    """Those of the .ui file: Testing/headless/test_documentation.py."""
+    page = (Path(__file__).parents[2] / "docs" / "panel.md").read_text("utf-8")
+    assert not [c.title for c in review_controls.controls() if not isinstance(c.widget, str) and c.title not in page]

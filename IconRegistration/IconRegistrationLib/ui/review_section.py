@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..mrml.registration import REPORT_ATTRIBUTE, outputs_of, request_of
-from ..text import tr
+from ..text import tr, translated
 from .control import Control
 from .panel import Panel
 from .preflight_line import PreflightLine
@@ -31,7 +31,7 @@ class ReviewSection:
         """Show a control whose widget is not in the .ui file in a row of its own."""
         ui = self._panel.ui
         widget.setProperty("SlicerParameterName", control.parameter)
-        ui.moreControlsWidget.layout().addRow(control.title, widget)
+        ui.moreControlsWidget.layout().addRow(str(translated(control.title)), widget)
         setattr(ui, control.widget_name, widget)
 
     def refresh(self) -> None:
