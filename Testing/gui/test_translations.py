@@ -17,10 +17,8 @@ from IconRegistrationLib.mrml.scene import nodes_of_class
 from IconRegistrationLib.networks.catalog import known_cards
 from IconRegistrationLib.ui.tick_list import segment_names
 
-#: Units, names of programs, and the entry of Slicer's own selectors.
-EXEMPT = {"CT", "MRI", "mm", "mm3", "px", "CSV", "None", "Python", "float32", "torch", "CPU", "x86_64"}
-#: Widgets that show sentences of rooms whose sentences do not pass through `text.tr` yet.
-WAITING = {"preflightLabel", "applyButton"}
+#: Units, modalities, names of programs, and the entry of Slicer's own selectors.
+EXEMPT = {"CT", "MR", "MRI", "mm", "mm3", "px", "CSV", "None", "Python", "float32", "torch", "CPU", "x86_64"}
 LIBRARY = Path(text.__file__).parent
 
 
@@ -110,7 +108,7 @@ def english_in(*sentences: str) -> list[str]:
 def english_of(panel) -> list[str]:
     """What is English in the panel as it is now."""
     settle()
-    widgets = [w for w in (panel.page, *panel.page.findChildren(QtWidgets.QWidget)) if w.objectName not in WAITING]
+    widgets = [panel.page, *panel.page.findChildren(QtWidgets.QWidget)]
     return english_in(*dict.fromkeys(entry for widget in widgets for entry in texts_of(widget)))
 
 
