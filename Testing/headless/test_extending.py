@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def copy(tmp_path_factory):
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         if "in Settings" in first:
             assert FIELD_ANCHOR in text
-            file.write_text(text.replace(FIELD_ANCHOR, code + FIELD_ANCHOR), encoding="utf-8")
+            file.write_text(text.replace(FIELD_ANCHOR, textwrap.indent(code, "    ") + FIELD_ANCHOR), encoding="utf-8")
         else:
             file.write_text(f"{text}\n\n{code}" if text else code, encoding="utf-8")
     return copy
