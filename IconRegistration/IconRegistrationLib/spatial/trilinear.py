@@ -133,6 +133,7 @@ class _Compared(torch.autograd.Function):
         for n, volume in enumerate(values):
             for slab in slabs(points.shape[2:]):
                 near = _Neighbours.of(volume, points[n, :, slab], frame)
+                assert near is not None  # only a tolerance makes it None
                 number, derivative = compare(near.values(), n, slab)
                 result[n, 0, slab] = number.view(result[n, 0, slab].shape)
                 if slope is not None:
