@@ -290,6 +290,7 @@ def test_another_installer_can_take_the_place(computer):
         dependencies.ensure_packages(Asker(True), print, installer=Refusing())
 
 
+@pytest.mark.slow
 def test_real_pip_obeys_the_constraint(tmp_path, monkeypatch):
     """In a folder whose name has a space, as a user's may; beside a constraint that the user has set."""
     folder = tmp_path / "John Doe"

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from extended import REGISTRATION, extend, run_extended
 
 PANEL = """
@@ -41,6 +42,7 @@ print(json.dumps(seen), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_the_panel_offers_and_keeps_them(tmp_path):
     copy = extend(tmp_path, REGISTRATION)
     run = run_extended(copy, "-c", PANEL, copy)

@@ -1,6 +1,7 @@
 """The rules of Slicer's Qt binding and application on which our code, and its tests, rely."""
 
 import enum
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ import slicer
 import slicerharness
 from slicer.parameterNodeWrapper import Default, WithinRange, parameterNodeWrapper
 from slicer.util import VTKObservationMixin
+from waiting import PATIENCE
 
 
 def take(errors):
@@ -330,9 +332,10 @@ def test_the_interpreter_ends_well():
     end = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert (end.returncode, end.stderr) == (0, "")

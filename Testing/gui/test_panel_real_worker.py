@@ -50,6 +50,7 @@ def real_panel(scene, monkeypatch, tmp_path):
     process_until(lambda: not process._running)
 
 
+@pytest.mark.slow
 def test_the_real_worker(real_panel):
     """One process: a run as in this process, a cancelled run, a killed one, and another process for the next."""
     panel = real_panel

@@ -93,6 +93,7 @@ def finish(panel) -> None:
     settle()
 
 
+@pytest.mark.slow
 def test_empty_ready_running_and_failed(panel, folder):
     levels = [level(name) for name in ("green", "amber", "red")]
     picture = photograph(panel, folder / "panel_empty.png")

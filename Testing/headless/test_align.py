@@ -135,6 +135,7 @@ def test_the_simple_kinds_are_what_they_say():
     assert np.array_equal(align(fixed, moving, "none", initial=given).matrix, given)
 
 
+@pytest.mark.slow
 def test_fixed_and_moving_may_be_swapped():
     """Both directions count alike: the maps of the two orders are each other's inverses."""
     pair = fixed_head(), moving_head(a_map((4, -6, 9), (12, -8, 5)), other_contrast)
@@ -143,6 +144,7 @@ def test_fixed_and_moving_may_be_swapped():
     assert there.after == pytest.approx(back.after, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_matter():
     pair = fixed_head(), moving_head(a_map((3, 4, 5), (9, 0, 0)), other_contrast)
     threads = torch.get_num_threads()
@@ -165,6 +167,7 @@ def test_an_initial_transform_is_where_the_search_begins():
     assert error(found, truth) < 1.0
 
 
+@pytest.mark.slow
 def test_masks_shut_out_what_moves_otherwise():
     """A bright plate that lies elsewhere in the moving image pulls the alignment, unless both masks leave it out."""
     truth = a_map((3, 2, -6), (6, 3, -4))
@@ -220,6 +223,7 @@ def test_progress_rises_to_one_and_a_stop_comes_through():
         align(fixed, moving, "rigid", progress=stop)
 
 
+@pytest.mark.slow
 def test_the_same_pair_gives_the_same_bits():
     pair = fixed_head(), moving_head(a_map((3, 4, 5), (9, 0, 0)), other_contrast)
     assert np.array_equal(align(*pair, "affine").matrix, align(*pair, "affine").matrix)

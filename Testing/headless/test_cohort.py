@@ -259,6 +259,7 @@ def test_no_pair_stops_the_others(a_study, capsys):
     assert not hidden(study.out)
 
 
+@pytest.mark.slow
 def test_a_pair_that_kills_its_worker_fails_after_three_tries(a_study):
     study = a_study(a="", b="kill", c="", d="")
     tally = study.run(workers=2)
@@ -557,6 +558,7 @@ def threads_of_torch():
     return torch.get_num_threads()
 
 
+@pytest.mark.slow
 def test_nobody_else_can_speak_to_the_cluster():
     from distributed import Client
 

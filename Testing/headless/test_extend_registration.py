@@ -21,6 +21,7 @@ def test_the_help_names_them(copy):
     assert "--patience TIMES how often a friend may ask (at least 1 and less than 9)" in text
 
 
+@pytest.mark.slow
 def test_the_command_registers_with_them(copy, phantom_files, tmp_path):
     words = [*COMMAND, "--fixed", phantom_files / "fixed.nii.gz", "--moving", phantom_files / "moving.nii.gz"]
     words += ["--align", "centre", "--similarity", "msd", "--steps", "10", "--no-scene", "--no-pictures"]

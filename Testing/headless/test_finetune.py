@@ -61,6 +61,7 @@ def test_steps_are_the_published_ones():
         assert (phi - theirs_phi).norm() < 0.25 * (phi - before).norm()
 
 
+@pytest.mark.slow
 def test_masks_and_labels_enter_as_published():
     theirs = published_network(SHAPE, voxels=1.0, **COMPACT)
     theirs.loss_function_masking = True
@@ -84,6 +85,7 @@ def test_masks_and_labels_enter_as_published():
     assert history[0] == pytest.approx(expected[0].item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", ["lncc2", "mind"])
 def test_it_lowers_the_loss(similarity):
     network = a_small_network()

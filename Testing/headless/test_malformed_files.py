@@ -312,6 +312,7 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
     return content[: number.start()] + NUMBERS[int(random.integers(len(NUMBERS)))] + content[number.end() :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_damaged_file_is_refused_or_read(name, reader, tmp_path):
     verb, make = FORMATS[name]

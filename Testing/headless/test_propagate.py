@@ -20,7 +20,7 @@ pytest.importorskip("distributed", reason="needs dask and distributed")
 QUICK = ["--align", "rigid", "--steps", "4", "--spacing", "12", "--no-pictures", "--workers", "1"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread", "one_cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread", "one_cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -293,6 +293,7 @@ def test_a_network_starts_where_its_card_says_and_is_refined_on_the_fields_latti
     assert apart.mean() < 0.05 * away.mean()
 
 
+@pytest.mark.slow
 def test_a_networks_maps_are_refined_and_its_weights_stay(a_network):
     fixed, moving = two_scanners()
     weights = {name: value.clone() for name, value in a_network.state_dict().items()}

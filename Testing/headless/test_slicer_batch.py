@@ -113,6 +113,7 @@ def pair(inputs):
     return ["register", "--fixed", f"{inputs}/fixed.nii.gz", "--moving", f"{inputs}/moving.nii.gz", *quick]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeps", ["yes", "no"])
 def test_the_arguments_and_the_exit_code_are_the_commands(a_slicer, keeps, tmp_path):
     done = run([*a_slicer, "models", "--json", "--weights-dir", str(tmp_path)], KEEPS_DASHES=keeps)
@@ -124,6 +125,7 @@ def test_the_arguments_and_the_exit_code_are_the_commands(a_slicer, keeps, tmp_p
     assert "Traceback" not in wrong.stderr
 
 
+@pytest.mark.slow
 def test_help_ends_slicer_with_0(a_slicer):
     done = run([*a_slicer, "register", "--help"])
     assert done.returncode == 0
@@ -184,6 +186,7 @@ def test_a_missing_package_is_named_with_its_remedy(a_slicer, inputs, tmp_path):
     assert "The package SimpleITK is not installed; press Apply in Slicer's module once" in done.stderr
 
 
+@pytest.mark.slow
 def test_python_slicer_runs_it_as_a_module_and_as_a_file():
     for words in (["-m", "IconRegistrationLib.batch"], [str(SCRIPT)]):
         done = run([sys.executable, *words, "--version"])

@@ -108,6 +108,7 @@ def test_the_rate_rises_holds_falls_and_ends():
     assert [ending.rate(s) for s in (49, 55, 60, 99)] == pytest.approx([1, 0.5, 0, 0])
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_an_uninterrupted_one_and_its_export_loads(tmp_path):
     plan = train.Plan(shape=SHAPE, warmup=1)
     straight = train.Training(plan, torch.device("cpu"))
@@ -150,6 +151,7 @@ def test_what_was_kept_before_the_end_can_be_trained_on(tmp_path):
     assert went_on.plan.rate(went_on.step) > 0
 
 
+@pytest.mark.slow
 def test_exported_weights_can_be_trained_on(tmp_path):
     """Where an export begins a training it is that export again: its steps, its maps, and it learns."""
     shutil.copytree(SHIPPED, tmp_path / "shipped")
