@@ -134,6 +134,9 @@ def _spacing_deviation(reader: SimpleITK.ImageSeriesReader, count: int, spacing:
     """Return by how many mm a distance of neighbouring slices differs at most from the mean `spacing`."""
     if not all(reader.HasMetaDataKey(n, _POSITION) for n in range(count)):
         return 0.0
-    positions = np.array([[float(c) for c in reader.GetMetaData(n, _POSITION).split("\\")] for n in range(count)])
+    try:
+        positions = np.array([[float(c) for c in reader.GetMetaData(n, _POSITION).split("\\")] for n in range(count)])
+    except ValueError as error:  # damaged: not numbers, or not three everywhere
+        raise RuntimeError("the position of a slice is damaged") from error
     distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     return float(np.abs(distances - spacing).max())
