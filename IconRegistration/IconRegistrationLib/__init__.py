@@ -91,7 +91,9 @@ def __getattr__(name: str):
     """Load the module of a public name when it is first asked for (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = __import__(f"{__name__}.{_MODULES[name]}", fromlist=[name])  # importing the library imports nothing else
+    from importlib import import_module  # importing the library imports nothing
+
+    module = import_module(f"{__name__}.{_MODULES[name]}")
     globals()[name] = value = getattr(module, name)
     return value
 
