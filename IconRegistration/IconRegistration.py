@@ -5,7 +5,7 @@ and the console's `IconRegistrationLogic.register` imports them when it is calle
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import slicer
 import vtk
@@ -122,7 +122,8 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = self.panel = None
+        self.logic: Any = None
+        self.panel: Any = None
         self._guiTag = None
         self._isRefreshing = False
 
@@ -159,8 +160,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._preflight = PreflightLine(panel, self.refresh)
         self._reviewSection = ReviewSection(panel, self._preflight)
         runs = Runs(panel, self._preflight, self._presets, self._reviewSection, self._unboundParameterNode)
-        places = {"python": machine.python, "working_folder": machine.working_folder}
-        panel.session = Session(slicer.mrmlScene, runs, **places)
+        panel.session = Session(slicer.mrmlScene, runs, python=machine.python, working_folder=machine.working_folder)
         return panel
 
     def cleanup(self):
@@ -218,7 +218,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # ------------------------------------------------------------------------------------------------- parameter node
 
     def _unboundParameterNode(self):
-        return IconRegistrationParameterNode(self.logic.getParameterNode())
+        return IconRegistrationParameterNode(self.logic.getParameterNode())  # type: ignore[call-arg]
 
     def initializeParameterNode(self):
         """Bind the controls to the scene's parameter node."""

@@ -66,13 +66,13 @@ def translate(arguments: list[str]) -> list[str]:
     if not old_only & {word.partition("=")[0] for word in words}:
         return arguments
     given, ours = _parse(command, flags, words)
-    renamed = [
-        word for flag, values in given.items() if flags[flag][1] is not None for word in (flags[flag][1], *values)
-    ]
+    renamed = [word for flag, values in given.items() if (ours_of := flags[flag][1]) for word in (ours_of, *values)]
     return [command, *decide(given), *renamed, *ours]
 
 
-def _parse(command: str, flags: dict, words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+def _parse(
+    command: str, flags: dict[str, tuple[int, str | None]], words: list[str]
+) -> tuple[dict[str, list[str]], list[str]]:
     """Return the old flags that are given with their values, in the order of the table; and the other words."""
 
     class Parser(argparse.ArgumentParser):
