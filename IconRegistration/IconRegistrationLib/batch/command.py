@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .. import __version__
-from ..errors import InputError, explain
+from ..errors import InputError, explain, words_of
 from ..machine import wait_briefly
 from ..text import tr
 from .commands import find_commands
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         with _termination_as_exception():
             return args.run(args) or 0
     except _Terminated as stop:
-        return _failed(143, str(stop) or tr("Terminated; nothing was changed."), debug)
+        return _failed(143, words_of(stop) or tr("Terminated; nothing was changed."), debug)
     except (Exception, KeyboardInterrupt) as error:
         kind, sentence = explain(error)
         if kind == "unexpected" and not debug:

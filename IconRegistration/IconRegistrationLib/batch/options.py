@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..registration.settings import SETTINGS, Setting, Settings, kinds_of_settings
+from ..text import translated
 from ..workflow.presets import find_preset, preset_names
 from ..workflow.roles import SEGMENT_ROLES
 from .pair import OutputOptions
@@ -34,8 +35,8 @@ def option_of(name: str) -> str:
 def help_of(about: Setting) -> str:
     """Return the line of help of a field: what it is, and its choices or its range."""
     if about.choices:
-        return f"{about.help}: {about.allowed}"
-    return f"{about.help} ({about.allowed})" if about.allowed else str(about.help)
+        return f"{translated(about.help)}: {about.allowed}"
+    return f"{translated(about.help)} ({about.allowed})" if about.allowed else str(translated(about.help))
 
 
 def _argument(kind: str, about: Setting) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def add_roles(group) -> None:
             f"--{name}",
             action=argparse.BooleanOptionalAction,
             default=argparse.SUPPRESS,
-            help=f"{role.help} (default: {'yes' if role.default else 'no'})".replace("%", "%%"),
+            help=f"{translated(role.help)} (default: {'yes' if role.default else 'no'})".replace("%", "%%"),
         )
 
 

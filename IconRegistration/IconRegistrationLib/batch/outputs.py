@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, words_of
 from ..spatial.geometry import index_range
+from ..text import tr, translated
 from ..workflow.outputs import FILES, files_in, write_values
 
 if TYPE_CHECKING:
@@ -21,13 +22,14 @@ _SOFT_TISSUE = (400, 40)
 
 
 def list_files(folder: Path, notes: Iterable[str]) -> str:
-    """What there is to open, and what was left out, to print."""
-    lines = [f"\nOpen this, in {folder}:", *(f"  {name:<30}{FILES[name]}" for name in files_in(folder))]
-    return "\n".join([*lines, *(f"Note: {note}" for note in notes)])
+    """Return what there is to open, and what was left out, to print."""
+    lines = ["", tr("Open this, in {folder}:", folder=folder)]
+    lines += [f"  {name:<30}{translated(FILES[name])}" for name in files_in(folder)]
+    return "\n".join([*lines, *(tr("Note: {note}", note=note) for note in notes)])
 
 
 def write_inputs(folder: Path, inputs: Inputs) -> None:
-    """Volumes, segmentations and landmarks of a pair as folder/inputs/*."""
+    """Write volumes, segmentations and landmarks of a pair as folder/inputs/*."""
     from ..io.images import write_image
     from ..io.landmarks import write_landmarks
     from ..io.segmentations import write_segmentation
@@ -41,15 +43,15 @@ def write_inputs(folder: Path, inputs: Inputs) -> None:
 
 
 def write_results(folder: Path, inputs: Inputs, results: Results, *, scene=True, pictures=True) -> list[str]:
-    """Write everything that `FILES` names and there is; return what was left out and why, a sentence each."""
+    """Write everything of `FILES` that the results have; return what was left out and why, a sentence each."""
     write_values(folder, results)
-    notes = []
+    notes: list[str] = []
     steps = ([_write_grid_picture] if pictures else []) + ([_write_scene] if scene or pictures else [])
     for step in steps:
         try:
             step(folder, inputs, results, scene, pictures)
         except _Unavailable as missing:
-            notes.append(str(missing))
+            notes.append(words_of(missing))
     return notes
 
 
@@ -58,12 +60,15 @@ class _Unavailable(Exception):
 
 
 def _write_grid_picture(folder: Path, inputs: Inputs, results: Results, scene: bool, pictures: bool) -> None:
-    """pictures/grid.png: three slices."""
+    """Write pictures/grid.png: three slices."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise _Unavailable(
-            'pictures/grid.png left out: matplotlib is not installed; pip install "slicer-icon-registration[scene]".'
+            tr(
+                "pictures/grid.png left out: matplotlib is not installed; "
+                'pip install "slicer-icon-registration[scene]".'
+            )
         ) from None
     from ..demo.plot import plot_deformation
 
@@ -80,7 +85,7 @@ def _write_grid_picture(folder: Path, inputs: Inputs, results: Results, scene: b
 
 
 def _windowed(fixed, results):
-    """The fixed image as it is looked at: CT in the soft tissue window."""
+    """Return the fixed image as it is looked at: CT in the soft tissue window."""
     from dataclasses import replace
 
     if results.registration.provenance["fixed"]["modality"] != "ct":
@@ -90,7 +95,7 @@ def _windowed(fixed, results):
 
 
 def centre_of_interest(inputs: Inputs) -> np.ndarray:
-    """(x, y, z) mm, LPS: the middle of what is segmented in the fixed image, else of the image."""
+    """Return the middle of what is segmented in the fixed image, else of the image: (x, y, z) mm, LPS."""
     segmentation = inputs.fixed_segmentation
     if segmentation is not None:
         inside = np.any([layer != 0 for layer in segmentation.layers], axis=0)
@@ -100,14 +105,18 @@ def centre_of_interest(inputs: Inputs) -> np.ndarray:
 
 
 def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pictures: bool) -> None:
-    """pictures/before.png and after.png by Slicer's own views, then scene.mrb."""
+    """Write pictures/before.png and after.png by Slicer's own views, then scene.mrb."""
     from ..mrml.embedded import private_scene
 
-    wanted = " and ".join(["scene.mrb"] * scene + ["Slicer's pictures"] * pictures)
     try:
         mrml = private_scene()
-    except InputError as reason:
-        raise _Unavailable(f"{wanted} left out. {reason}") from None
+    except InputError as error:
+        reason = words_of(error)
+        if scene and pictures:
+            raise _Unavailable(tr("scene.mrb and Slicer's pictures left out. {reason}", reason=reason)) from None
+        if scene:
+            raise _Unavailable(tr("scene.mrb left out. {reason}", reason=reason)) from None
+        raise _Unavailable(tr("Slicer's pictures left out. {reason}", reason=reason)) from None
     import vtk
 
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_ERROR)  # no DISPLAY is no reason to worry
@@ -140,11 +149,11 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
             node.GetDisplayNode().SetSliceIntersectionThickness(2)
         before = [node for node in segmentations[:2] if node]
         after = [node for node in segmentations[::2] if node]
-        reason = can_render() if pictures else None
-        if pictures and not reason:
+        hindrance = can_render() if pictures else None
+        if pictures and not hindrance:
             (folder / "pictures").mkdir(exist_ok=True)
             centre = centre_of_interest(inputs)
-            shown = {"centre": centre, "opacity": 0.5, "size": 560}
+            shown: dict[str, Any] = {"centre": centre, "opacity": 0.5, "size": 560}
             render_slices(mrml, fixed, folder / "pictures" / "before.png", moving, segmentations=before, **shown)
             deformation = results.registration.forward.after(np.linalg.inv(results.registration.linear))
             with temporary_nodes(mrml):  # the grid tells of the deformation, not of where the patient lay
@@ -176,12 +185,12 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
             _prepare_grid(forward, inputs.fixed.grid)
             _prepare_views(mrml, fixed, moving)
             save_scene(mrml, folder / "scene.mrb")
-    if reason:
-        raise _Unavailable(f"Slicer's pictures left out: {reason}")
+    if hindrance:
+        raise _Unavailable(tr("Slicer's pictures left out: {reason}", reason=hindrance))
 
 
 def _prepare_grid(transform, grid: Grid) -> None:
-    """The deformation grid suits the image and waits, hidden, for a click on the transform's eye."""
+    """Make the deformation grid suit the image; it waits, hidden, for a click on the transform's eye."""
     from ..mrml.review.deformation import show_grid
 
     transform.CreateDefaultDisplayNodes()
@@ -190,7 +199,7 @@ def _prepare_grid(transform, grid: Grid) -> None:
 
 
 def _prepare_views(mrml, background, foreground) -> None:
-    """Slicer's three slice views show both images, half and half, once the scene is loaded."""
+    """Let Slicer's three slice views show both images, half and half, once the scene is loaded."""
     for name in ("Red", "Green", "Yellow"):
         composite = mrml.CreateNodeByClass("vtkMRMLSliceCompositeNode")
         composite.UnRegister(None)

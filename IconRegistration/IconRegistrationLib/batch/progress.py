@@ -35,6 +35,7 @@ class ProgressPrinter:
         self._last = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
+        """Show a stage and the fraction of the run; between two lines of one stage some time passes."""
         now = time.monotonic()
         if stage == self._stage and now - self._last < (0.1 if self._updates else _PAUSE):
             return

@@ -7,7 +7,7 @@ from typing import Any
 
 import slicer
 
-from ..errors import InputError
+from ..errors import InputError, words_of
 from ..mrml.markups import landmarks_from_node
 from ..mrml.registration import RegistrationRequest, inputs_from_nodes
 from ..text import tr
@@ -41,7 +41,7 @@ class Checker:
         try:
             inputs = self._inputs_of(request)
         except InputError as error:
-            return Preflight("", str(error), (), 0.0, None, None)
+            return Preflight("", words_of(error), (), 0.0, None, None)
         volumes = {"fixed": (request.fixed, inputs.fixed), "moving": (request.moving, inputs.moving)}
         keys = {side: _state(node) for side, (node, _) in volumes.items()}
         self._facts = {

@@ -9,7 +9,7 @@ from typing import Any
 import slicer
 from slicer.util import VTKObservationMixin
 
-from ..errors import InputError
+from ..errors import InputError, words_of
 from ..workflow.preflight import Preflight, updated_speed
 from .checking import EVENTS, Checker, apply_state
 from .panel import Panel
@@ -61,7 +61,7 @@ class PreflightLine(VTKObservationMixin):
         try:
             request = request_from(self._panel.parameters)
         except InputError as error:
-            return Preflight("", str(error), (), 0.0, None, None)
+            return Preflight("", words_of(error), (), 0.0, None, None)
         question = (request, self.devices, self._speed())
         if self._checked is None or self._checked[0] != question:
             with self._panel.review.aside():

@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 
-from ..errors import InputError
+from ..errors import InputError, words_of
 from ..text import tr
 from ..workflow.pace import duration
 
@@ -81,4 +81,4 @@ class StatusLine:
             try:
                 yield
             except InputError as error:
-                self.end(str(error), "red")
+                self.end(words_of(error), "red")

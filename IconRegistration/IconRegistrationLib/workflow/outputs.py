@@ -5,33 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..text import tr
+
 if TYPE_CHECKING:
     from .results import Results
 
-#: Every file that a run may write, and what it is.
+#: Every file that a run may write, and what it is; shown through `text.translated`.
 FILES = {
-    "pictures/before.png": "fixed and moving as they were: both outlines of every structure in its colour",
-    "pictures/after.png": "fixed and warped, with the deformation grid and the outlines of both",
-    "pictures/grid.png": "the deformation without its linear part: the moving space's grid on the fixed image",
-    "scene.mrb": "drop it on 3D Slicer: both images, the moving one under the live transform, and all that follows",
-    "report.txt": "how good it is, to read",
-    "report.json": "the same for programs, with the provenance",
-    "report.csv": "the same for a spreadsheet",
-    "warped.nii.gz": "the moving image on the fixed image's grid",
-    "warped_fine.nii.gz": "the moving image in the fixed image's box, at its own resolution",
-    "warped_segmentation.seg.nrrd": "the moving segmentation on the fixed image's grid",
-    "warped_landmarks.mrk.json": "the moving landmarks in the fixed image",
-    "transform.nii.gz": "fixed -> moving, a displacement image: put MOVING data under it in Slicer",
-    "transform.h5": "the same as an ITK transform",
-    "inverse.nii.gz": "moving -> fixed",
-    "inverse.h5": "the same as an ITK transform",
-    "row.json": "what a cohort knows of the pair",
-    "inputs/fixed.nii.gz": "the phantom in one breathing state",
-    "inputs/moving.nii.gz": "the phantom in the other",
-    "inputs/fixed.seg.nrrd": "its structures",
-    "inputs/moving.seg.nrrd": "its structures",
-    "inputs/fixed.mrk.json": "its landmarks",
-    "inputs/moving.mrk.json": "its landmarks",
+    "pictures/before.png": tr("fixed and moving as they were: both outlines of every structure in its colour"),
+    "pictures/after.png": tr("fixed and warped, with the deformation grid and the outlines of both"),
+    "pictures/grid.png": tr("the deformation without its linear part: the moving space's grid on the fixed image"),
+    "scene.mrb": tr("drop it on 3D Slicer: both images, the moving one under the live transform, and all that follows"),
+    "report.txt": tr("how good it is, to read"),
+    "report.json": tr("the same for programs, with the provenance"),
+    "report.csv": tr("the same for a spreadsheet"),
+    "warped.nii.gz": tr("the moving image on the fixed image's grid"),
+    "warped_fine.nii.gz": tr("the moving image in the fixed image's box, at its own resolution"),
+    "warped_segmentation.seg.nrrd": tr("the moving segmentation on the fixed image's grid"),
+    "warped_landmarks.mrk.json": tr("the moving landmarks in the fixed image"),
+    "transform.nii.gz": tr("fixed -> moving, a displacement image: put MOVING data under it in Slicer"),
+    "transform.h5": tr("the same as an ITK transform"),
+    "inverse.nii.gz": tr("moving -> fixed"),
+    "inverse.h5": tr("the same as an ITK transform"),
+    "row.json": tr("what a cohort knows of the pair"),
+    "inputs/fixed.nii.gz": tr("the phantom in one breathing state"),
+    "inputs/moving.nii.gz": tr("the phantom in the other"),
+    "inputs/fixed.seg.nrrd": tr("its structures"),
+    "inputs/moving.seg.nrrd": tr("its structures"),
+    "inputs/fixed.mrk.json": tr("its landmarks"),
+    "inputs/moving.mrk.json": tr("its landmarks"),
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...text import tr
 from ...workflow.folder import check_folder, output_folder
 from ..outputs import list_files, write_inputs, write_results
 from ..progress import ProgressPrinter
@@ -38,8 +39,9 @@ def run(args: argparse.Namespace) -> None:
     finally:
         progress.close()
     print(result.results.report.table())
-    print("\nDistance to the known deformation within the body, mean and 95th percentile")
-    for name, (mean, high) in (("before", result.before), ("after", result.after)):
+    print()
+    print(tr("Distance to the known deformation within the body, mean and 95th percentile"))
+    for name, (mean, high) in ((tr("before"), result.before), (tr("after"), result.after)):
         print(f"  {name:<8}{mean:7.2f} mm {high:7.2f} mm")
     print(list_files(folder, result.notes))
 

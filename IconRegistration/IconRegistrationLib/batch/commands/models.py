@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from ...errors import InputError
 from ...text import tr
@@ -21,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """What there is, under which licence, and where the weights are or would be."""
+    """Print the models, their licences, and where the weights are or would be; download weights."""
     from ...networks.cards import SHIPPED
     from ...networks.catalog import fetch_weights, find_card, find_weights, known_cards, weights_folders
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
             fetch_weights(cards[0], weights_dir, lambda done, total: progress("download", done / max(total, 1)))
         finally:
             progress.close()
-    listed = []
+    listed: list[dict[str, Any]] = []
     for card in cards:
         weights = find_weights(card, weights_dir)
         folder = weights_folders(weights_dir)[-1]
@@ -60,10 +61,34 @@ def run(args: argparse.Namespace) -> None:
         return
     for entry in listed:
         print(f"{entry['name']}: {entry['title']}\n  {entry['description']}")
-        if entry["weights"]:
-            absent = f"not downloaded yet ({entry['megabytes']} MB); goes to"
-            state = {True: "here", False: absent, None: "shipped,"}[entry["downloaded"]]
-            print(f"  Licence: {entry['licence']}\n  Cite: {entry['citation']}\n  Weights: {state} {entry['weights']}")
-        for fact in ("training", "limits", "results"):
-            if entry[fact]:
-                print(f"  {fact.capitalize()}: {entry[fact]}")
+        print("".join(f"  {fact}\n" for fact in _facts(entry)), end="", flush=True)
+
+
+def _facts(entry: dict[str, Any]) -> list[str]:
+    """Return what is printed below a model's description, a line each."""
+    lines: list[str] = []
+    if entry["weights"]:
+        lines += [
+            tr("Licence: {licence}", licence=entry["licence"]),
+            tr("Cite: {citation}", citation=entry["citation"]),
+        ]
+        weights, megabytes = entry["weights"], entry["megabytes"]
+        if entry["downloaded"] is None:
+            lines.append(tr("Weights: shipped, {weights}", weights=weights))
+        elif entry["downloaded"]:
+            lines.append(tr("Weights: here {weights}", weights=weights))
+        else:
+            lines.append(
+                tr(
+                    "Weights: not downloaded yet ({megabytes} MB); goes to {weights}",
+                    megabytes=megabytes,
+                    weights=weights,
+                )
+            )
+    if entry["training"]:
+        lines.append(tr("Training: {training}", training=entry["training"]))
+    if entry["limits"]:
+        lines.append(tr("Limits: {limits}", limits=entry["limits"]))
+    if entry["results"]:
+        lines.append(tr("Results: {results}", results=entry["results"]))
+    return lines

@@ -206,7 +206,7 @@ def _read(note: Path) -> dict | None:
 
 
 def _fused(target: Target, places: Sequence[Path], fusion: str):
-    """The segmentations in the folders of the registrations, as a `Fusion`."""
+    """Fuse the segmentations in the folders of the registrations."""
     from ...io.images import read_image
     from ...io.segmentations import read_segmentation
     from ...quality.fusion import fuse, vote_weights
