@@ -20,6 +20,7 @@ myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 4
 
 autosummary_generate = True
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # numpydoc's sections name the types
 autodoc_mock_imports = ["qt", "ctk"]  # Slicer's own; nothing else has them

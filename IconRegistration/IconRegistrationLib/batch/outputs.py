@@ -22,14 +22,14 @@ _SOFT_TISSUE = (400, 40)
 
 
 def list_files(folder: Path, notes: Iterable[str]) -> str:
-    """Return what there is to open, and what was left out, to print."""
+    """List, for printing, the files to open and the notes on what was omitted."""
     lines = ["", tr("Open this, in {folder}:", folder=folder)]
     lines += [f"  {name:<30}{translated(FILES[name])}" for name in files_in(folder)]
     return "\n".join([*lines, *(tr("Note: {note}", note=note) for note in notes)])
 
 
 def write_inputs(folder: Path, inputs: Inputs) -> None:
-    """Write volumes, segmentations and landmarks of a pair as folder/inputs/*."""
+    """Write volumes, segmentations and landmarks of a pair to the subfolder ``inputs``."""
     from ..io.images import write_image
     from ..io.landmarks import write_landmarks
     from ..io.segmentations import write_segmentation

@@ -112,13 +112,32 @@ def plot_deformation(
 ):
     """Draw the deformation over a slice of the fixed image and return the `axes`; see `plot_slice`.
 
-    style: "contour" draws where in the fixed image the moving space's coordinates take round values, the contour lines
-        of T: a straight grid of the moving space, pulled back with the image. "lines" draws the straight grid of the
-        fixed slice as T pushes it, projected onto the slice.
-    spacing: of the lines in mm; chosen by `nice_spacing` if None.
-
     Coordinates are mm along the axes of the fixed image from its first voxel. A large linear part hides the rest: draw
     `field.after(numpy.linalg.inv(linear))`.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where to draw.
+    field : DisplacementField
+        The map T, fixed -> moving.
+    fixed : Image
+        The image below the lines.
+    axis : int
+        Axis across the slice: 0, 1, 2 for i, j, k.
+    index : int, optional
+        Index of the slice along `axis`; the middle one by default.
+    spacing : float, optional
+        Distance of the lines in mm; chosen by `nice_spacing` by default.
+    style : str
+        "contour" draws the contour lines of T, where the moving coordinates take round values: a straight grid of the
+        moving space, pulled back with the image. "lines" draws the straight grid of the fixed slice as T pushes it,
+        projected onto the slice.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The `axes`.
     """
     grid = fixed.grid
     index = grid.size[axis] // 2 if index is None else index

@@ -95,10 +95,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class Deformation:
-    """The map itself, at its lattice points within the fixed image.
+    """Measures of the map itself, at its lattice points within the fixed image.
 
-    folding: where the Jacobian determinant is 0 or less.  log_jacobian_sd: standard deviation of its logarithm where
-    positive.  displacement: the whole map's, linear part included.  inverse_consistency: |backward(forward(x)) - x|.
+    Attributes
+    ----------
+    folding : Folding
+        Points whose Jacobian determinant is 0 or less.
+    log_jacobian_sd : float
+        Standard deviation of the logarithm of the determinant where that is positive.
+    displacement : Spread
+        Lengths of the whole map's displacements in mm, linear part included.
+    inverse_consistency : Spread
+        Inverse-consistency error ``|backward(forward(x)) - x|`` in mm.
     """
 
     folding: Folding

@@ -41,7 +41,7 @@ class FieldRefinement:
     window: float = 2.0  #: LNCC's Gaussian sigma, in samples of the level
     inverse_consistency: float = 2.0  #: lambda_icon
     diffusion: float = 0.07  #: lambda_diffusion
-    roughness: float = 0.004  #: mean |grad u|^2 (mm per mm) beyond which the pair is taken to deform more than usual
+    roughness: float = 0.004  #: mean ``|grad u|^2`` (mm per mm) above which a pair counts as deforming unusually
     label_weight: float = 1.0  #: weight of 1 - mean soft Dice where labels are given
     learning_rate: float = 0.3  #: Adam's first step size, in samples of the level
 

@@ -1,6 +1,6 @@
 """Instance optimisation of one pair without a network: the maps themselves are refined, both directions at once.
 
-Minimised over residual displacements of both maps, on a coarse-to-fine pyramid:
+Minimised over residual displacements of both maps, on a coarse-to-fine pyramid::
 
     similarity(A o phi_AB, B) + similarity(B o phi_BA, A)
       + lambda_icon (|grad(phi_BA o phi_AB - id)|^2 + |grad(phi_AB o phi_BA - id)|^2) / 2
@@ -147,7 +147,7 @@ def resample_maps(
 
 
 def contrast_agreement(pair: RefinementPair, phi_AB: torch.Tensor, phi_BA: torch.Tensor) -> float:
-    """Measure the signed agreement of local contrast: sum c |c| / sum c^2 of the local correlation c.
+    """Measure the signed agreement of local contrast: ``sum c |c| / sum c^2`` of the local correlation c.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ SAME_CONTRAST = 0.94
 NETWORK_STEPS = 50
 #: progress(stage, fraction of the whole run in [0, 1])
 StageProgress = Callable[[str, float], None]
-#: phi_AB and phi_BA, each [1, 3, D, H, W] in [0, 1]
+# phi_AB and phi_BA, each [1, 3, D, H, W] in [0, 1]
 Maps = tuple[torch.Tensor, torch.Tensor]
 #: Expected shares of the time, for progress; the refinement's depends on its kind.
 STAGE_COSTS = {"model": 2, "alignment": 10, "preparation": 3, "network": 20, "transform": 2}

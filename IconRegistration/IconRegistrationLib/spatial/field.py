@@ -385,7 +385,7 @@ def _difference(values: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def inverse_consistency_error(forward: DisplacementField, backward: DisplacementField) -> np.ndarray:
-    """Compute the inverse-consistency error |backward(forward(x)) - x| in mm.
+    """Compute the inverse-consistency error ``|backward(forward(x)) - x|`` in mm.
 
     Parameters
     ----------

@@ -3,18 +3,20 @@
 One JSON object per line in UTF-8: the parent's on standard input, the worker's on standard output. What else libraries
 print goes to standard error. Arrays travel through folders (worker/exchange.py) that the parent makes and removes.
 
-The worker's first line says that it can work, or why it cannot; then it exits with 3:
+The worker's first line says that it can work, or why it cannot; then it exits with 3::
 
     {"ready": {"protocol": 2, "version": "0.2.0", "python": "3.12.10", "torch": "2.8.0", "pid": 4711, "devices":
         [{"name": "cuda:0", "title": "NVIDIA ...", "memory": bytes}, ...,
          {"name": "cpu", "title": ..., "memory": bytes or null}]}}
     {"failed": {"kind": "dependency", "message": SENTENCE, "details": traceback}}
 
-A SENTENCE is what a user reads: {"template": English with {named} placeholders, "values": {name: value or SENTENCE},
-"context": where translations look for it}, or a string where there is nothing to translate. The window makes the text
-of it, in its own language (text.Sentence).
+A SENTENCE is what a user reads, or a string where there is nothing to translate. The window makes the text of it,
+in its own language (text.Sentence)::
 
-Requests carry an integer "id", which the replies repeat:
+    {"template": English with {named} placeholders, "values": {name: value or SENTENCE},
+     "context": where translations look for it}
+
+Requests carry an integer "id", which the replies repeat::
 
     {"id": 1, "request": "register", "folder": DIR, "settings": {fields of Settings}, "options": {"guide": bool,
         "carry": bool, "compare": bool, "moving_resolution": bool}}     `compute` of DIR/inputs gives DIR/results
@@ -24,7 +26,7 @@ Requests carry an integer "id", which the replies repeat:
     {"id": 4, "request": "release"}                                     forgets the network, empties the GPU's cache
     {"id": 1, "request": "cancel"}                                      request 1, which then fails as "cancelled"
 
-One request at a time; another one fails. Replies, the last two of which end a request:
+One request at a time; another one fails. Replies, the last two of which end a request::
 
     {"id": 1, "progress": {"stage": SENTENCE, "fraction": 0.31}}        a download's also has "done", "total" in bytes
     {"id": 1, "note": SENTENCE}                                         what was changed to get on

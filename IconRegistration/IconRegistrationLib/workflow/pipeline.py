@@ -29,13 +29,35 @@ def compute(
 ) -> Results:
     """Register, warp and measure.
 
-    guide: segments that both segmentations name also guide the registration (their own Dice then no longer measures
-        the accuracy).
-    carry: warp the moving segmentation.  compare: the report speaks about the segments.
-    moving_resolution: also warp the moving image at its own resolution.
-    progress(stage, fraction of the run): may raise Cancelled.
-    load: `load_model`, or what keeps loaded networks between runs.
-    Raises what `register` raises.
+    Parameters
+    ----------
+    inputs : Inputs
+        Images, segmentations, landmarks and masks of the pair.
+    settings : Settings, optional
+        How to register; the defaults if omitted.
+    guide : bool
+        Whether segments that both segmentations name also guide the registration; their own Dice then no longer
+        measures the accuracy.
+    carry : bool
+        Whether the moving segmentation is warped.
+    compare : bool
+        Whether the report measures the segments.
+    moving_resolution : bool
+        Whether the moving image is also warped at its own resolution.
+    progress : callable, optional
+        Called with the stage and the fraction of the run in [0, 1]; may raise Cancelled.
+    load : callable
+        `load_model`, or a function that keeps loaded networks between runs.
+
+    Returns
+    -------
+    Results
+        The registration, everything warped, and the report.
+
+    Raises
+    ------
+    Exception
+        Whatever `register` raises.
     """
     progress = progress or (lambda stage, fraction: None)
     fixed, moving = inputs.fixed, inputs.moving

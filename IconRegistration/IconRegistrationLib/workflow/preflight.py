@@ -85,12 +85,12 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Preflight:
-    """summary: one line.  problem: why this cannot be registered, or None.  warnings: what to think about first.
+    """Prediction of what a registration would do, before it runs.
 
-    overlap: share of the fixed volume in [0, 1] that the moving one covers where they are, after the initial transform.
-    seconds: on the CPU, also while the devices are unknown; None on a GPU, where nothing has been measured, and where
-        there is a problem.
-    memory: bytes at the peak, of the device that computes; None where there is a problem.
+    `overlap` is the share of the fixed volume in [0, 1] that the moving one covers after the initial transform;
+    `seconds` the time on the CPU, also while the devices are unknown, and None on a GPU, where nothing has been
+    measured; `memory` the peak of the device that computes, in bytes. With a `problem`, which is why the pair cannot
+    be registered, both are None.
     """
 
     summary: str

@@ -33,13 +33,27 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Results:
-    """What a registration gives.
+    """Results of a registration.
 
-    warped: the moving image on the fixed grid.  warped_fine: the same box at the moving image's resolution.
-    warped_segmentation: the moving segmentation on the fixed grid, resampled once from its original voxels.
-    warped_landmarks: the moving landmarks carried to the fixed image.
-    jacobian: determinants of the forward map at its samples, float32.
-    consistency_error: |backward(forward(x)) - x| in mm there, float32; NaN where forward(x) leaves the moving image.
+    Attributes
+    ----------
+    registration : Registration
+        The maps and how they were made.
+    warped : Image
+        The moving image on the fixed grid.
+    warped_fine : Image or None
+        The same box at the moving image's resolution.
+    warped_segmentation : Segmentation or None
+        The moving segmentation on the fixed grid, resampled once from its original voxels.
+    warped_landmarks : Landmarks or None
+        The moving landmarks carried to the fixed image.
+    jacobian : Image
+        Jacobian determinants of the forward map at its samples, float32.
+    consistency_error : Image
+        Inverse-consistency error ``|backward(forward(x)) - x|`` in mm at the same samples, float32; NaN where
+        ``forward(x)`` leaves the moving image.
+    report : Report
+        What was measured.
     """
 
     registration: Registration

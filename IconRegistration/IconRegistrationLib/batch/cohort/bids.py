@@ -41,9 +41,10 @@ def bids_entries(
     """Return the pairs of a BIDS folder, and notes on what was left out.
 
     Every later session of a subject is registered to its first one; with an atlas, every image is one side of a pair.
-    Images are sub-*/[ses-*/]anat/sub-*_<suffix>.nii[.gz]; a segmentation is the one sub-*_[ses-*_]*_dseg.nii[.gz] below
-    derivatives in the image's own space. Sessions are sorted by acq_time of sub-*_sessions.tsv if that has all of them,
-    else by their names, in which numbers count as numbers.
+    Images are ``sub-*/[ses-*/]anat/sub-*_<suffix>.nii[.gz]``; a segmentation is the only
+    ``sub-*_[ses-*_]*_dseg.nii[.gz]`` below ``derivatives`` in the image's own space. Sessions are sorted by the
+    ``acq_time`` of ``sub-*_sessions.tsv`` if that lists all of them, else by their names, in which numbers are compared
+    as numbers.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def pair_of(args: argparse.Namespace) -> PairFiles:
-    """Return what the options say is to be registered."""
+    """Return the files of the pair that the options name."""
     args.fixed_landmarks, args.moving_landmarks = args.landmarks or (None, None)
     files = {role: getattr(args, role) for role in ROLES}
     return PairFiles(**files, roles=complete_roles(roles_of(args)), settings=settings_of(args))
