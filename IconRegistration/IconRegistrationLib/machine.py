@@ -93,9 +93,15 @@ def physical_memory() -> int | None:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Return whether a process of this machine has this number; True on Windows, where asking would end it."""
-    if os.name == "nt":  # os.kill(pid, 0) would send Ctrl-C there
-        return True
+    """Return whether a process of this machine has this number; True where the system does not tell.
+
+    Examples
+    --------
+    >>> process_is_alive(os.getpid())
+    True
+    """
+    if sys.platform == "win32":  # where os.kill(pid, 0) would send Ctrl-C
+        return _is_alive_on_windows(pid)
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -103,3 +109,26 @@ def process_is_alive(pid: int) -> bool:
     except OSError:  # another user's
         return True
     return True
+
+
+if sys.platform == "win32":
+
+    def _is_alive_on_windows(pid: int) -> bool:
+        from ctypes import wintypes
+
+        query_limited_information, access_denied, still_active = 0x1000, 5, 259
+        kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel32.OpenProcess.argtypes = (wintypes.DWORD, wintypes.BOOL, wintypes.DWORD)
+        kernel32.OpenProcess.restype = wintypes.HANDLE
+        kernel32.GetExitCodeProcess.argtypes = (wintypes.HANDLE, wintypes.LPDWORD)
+        kernel32.CloseHandle.argtypes = (wintypes.HANDLE,)
+        if not 0 <= pid < 2**32:
+            return False
+        handle = kernel32.OpenProcess(query_limited_information, False, pid)
+        if not handle:
+            return ctypes.get_last_error() == access_denied  # another user's
+        try:
+            code = wintypes.DWORD()
+            return not kernel32.GetExitCodeProcess(handle, ctypes.byref(code)) or code.value == still_active
+        finally:
+            kernel32.CloseHandle(handle)
