@@ -131,7 +131,7 @@ def test_weights_that_are_missing_are_named(a_folder):
 
 def test_a_card_of_version_0_1_is_read(tmp_path):
     old = asdict(ModelCard("old net", "Old", "Of 0.1."))
-    for name in ("refine", "preset", "also_refined", "order"):
+    for name in ("refine", "preset", "also_refined", "one_modality", "order"):
         del old[name]
     (tmp_path / "old net.json").write_text(json.dumps({"card": old, "plan": {}}))
     assert read_card(tmp_path / "old net.json") == ModelCard("old net", "Old", "Of 0.1.")

@@ -64,6 +64,8 @@ class ModelCard:
         Title among the panel's presets; empty for `title`.
     also_refined : bool
         Whether the panel offers it a second time, with the refinement of the field after it.
+    one_modality : bool
+        Whether it was trained on pairs of one modality only, of which the preflight then warns.
     order : int
         Place in lists; by name among equals.
     """
@@ -88,6 +90,7 @@ class ModelCard:
     refine: str = "off"
     preset: str = ""
     also_refined: bool = False
+    one_modality: bool = False
     order: int = 100
 
     @property

@@ -52,6 +52,7 @@ def find_card(name_or_path: str | Path, weights_dir: str | Path | None = None) -
         return replace(
             shipped_cards()["unigradicon"],
             name=path.stem,
+            one_modality=False,
             title=path.name,
             description="Weights of your own, of the architecture of uniGradICON.",
             licence="",

@@ -380,10 +380,12 @@ def _about_images(inputs: Inputs, settings: Settings, modalities, overlap: float
             )
     if modalities[0] != modalities[1]:
         first, second = (m.upper().replace("MRI", "MR") for m in modalities)
-        if settings.model == "unigradicon":
+        card = catalog.find_card(settings.model, settings.weights_dir)
+        if card.one_modality:
             yield tr(
-                "uniGradICON was trained on pairs of one modality, these are {first} and {second}; choose "
+                "{model} was trained on pairs of one modality, these are {first} and {second}; choose "
                 "multiGradICON or no network.",
+                model=translated(card.title),
                 first=first,
                 second=second,
             )
