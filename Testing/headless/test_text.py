@@ -1,5 +1,6 @@
 """Sentences: English without a translator, translated where they are shown, whole through JSON and pickle."""
 
+import ast
 import json
 import pickle
 from pathlib import Path
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from IconRegistrationLib import text
+from IconRegistrationLib.batch.progress import ProgressPrinter
 from IconRegistrationLib.errors import Cancelled, DeviceMemoryError, FolderError, InputError, explain
-from IconRegistrationLib.text import Sentence, english, one_line, plain_sentence, set_translator, tr
+from IconRegistrationLib.registration.register import STAGE_NAMES
+from IconRegistrationLib.text import Sentence, english, one_line, plain_sentence, set_translator, tr, translated
 
 
 @pytest.fixture
@@ -97,3 +100,67 @@ def test_one_line_keeps_a_sentence():
     assert sentence == "x is upside down: no axis" == sentence.english
     assert isinstance(sentence, Sentence)
     assert english("plain") == "plain"
+
+
+#: Calls that return a sentence, and exceptions that are raised with one.
+MAKERS = {"tr", "words_of", "write_error_message", "_listed"}
+RAISED = {"InputError", "DeviceMemoryError", "FolderError", "_Unavailable"}
+
+
+def makes_no_sentence(value: ast.expr, function: ast.AST) -> bool:
+    """Whether an expression is certainly no sentence: a literal, a string put together, a variable that holds one."""
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func) not in MAKERS
+    if isinstance(value, ast.IfExp):
+        return makes_no_sentence(value.body, function) or makes_no_sentence(value.orelse, function)
+    if isinstance(value, ast.Name):
+        held = [
+            node.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == value.id
+        ]
+        return any(isinstance(held_value, (ast.Constant, ast.JoinedStr, ast.BinOp)) for held_value in held)
+    return not isinstance(value, ast.Subscript)  # of a row, of a table of sentences
+
+
+def test_every_error_is_raised_with_a_sentence():
+    found = []
+    for path in sorted(Path(text.__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        for function in functions:
+            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            found += [
+                f"{path.name}:{call.lineno}: {ast.unparse(argument)}"
+                for call in calls
+                if ast.unparse(call.func).rpartition(".")[2] in RAISED
+                for argument in call.args
+                if makes_no_sentence(argument, function)
+            ]
+    assert not found, "translations do not reach these"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'raise InputError("The image is empty.")',
+        'raise InputError(f"{path} is empty.")',
+        'raise InputError("The image is " + what)',
+        'raise errors.FolderError("Full: {}".format(path))',
+        'raise InputError(tr("One.") if one else "Two.")',
+    ],
+)
+def test_a_string_of_any_kind_is_found(source):
+    (raised,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Raise))
+    assert makes_no_sentence(raised.exc.args[0], raised)
+
+
+def test_programs_read_progress_in_english(capsys):
+    set_translator(lambda context, template: template.upper())
+    try:
+        ProgressPrinter(as_json=True)(tr("warping"), 0.5)
+        shown = translated(STAGE_NAMES["alignment"])
+    finally:
+        set_translator(None)
+    assert shown == "ALIGNMENT"
+    assert json.loads(capsys.readouterr().out)["stage"] == "warping"

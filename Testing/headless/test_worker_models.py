@@ -15,10 +15,11 @@ from IconRegistrationLib.errors import DeviceMemoryError
 from IconRegistrationLib.networks import catalog
 from IconRegistrationLib.networks.unet import GradICON
 from IconRegistrationLib.registration.settings import Settings
-from IconRegistrationLib.text import plain_sentence, tr
+from IconRegistrationLib.text import Sentence, plain_sentence, tr
 from IconRegistrationLib.worker import exchange
 from IconRegistrationLib.worker import serve as worker
 
+DOWNLOAD = plain_sentence(Sentence("download", context="worker.serve"))
 QUICK = {"spacing": 12.0, "align": "centre", "steps": 5, "device": "cpu"}
 
 
@@ -146,7 +147,7 @@ def test_downloads_report_bytes_and_fill_the_folder(tmp_path, a_small_model, mon
         parent.send(id=1, request="download", model="unigradicon", weights_dir=str(tmp_path / "there"))
         messages = parent.until("result", 1)
     publisher.shutdown()
-    assert messages[0]["progress"] == {"stage": "download", "fraction": 0.0}
+    assert messages[0]["progress"] == {"stage": DOWNLOAD, "fraction": 0.0}
     assert messages[-1]["result"]["path"] == str(tmp_path / "there" / "unigradicon.trch")
     assert (tmp_path / "there" / "unigradicon.trch").read_bytes() == content
 
@@ -164,7 +165,7 @@ def test_a_download_can_be_cancelled(monkeypatch):
         parent.send(id=1, request="download", model="unigradicon", weights_dir=None)
         parent.read()
         progress = parent.read()["progress"]
-        assert progress == {"stage": "download", "fraction": 0.0, "done": progress["done"], "total": 10**9}
+        assert progress == {"stage": DOWNLOAD, "fraction": 0.0, "done": progress["done"], "total": 10**9}
         assert progress["done"] > 0
         parent.send(id=1, request="cancel")
         assert parent.failure(1)["kind"] == "cancelled"

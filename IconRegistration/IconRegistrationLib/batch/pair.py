@@ -101,7 +101,7 @@ def compute_pair(
         progress=lambda stage, fraction: progress(stage, 0.95 * fraction),
         load=load or load_model,
     )
-    progress("writing", 0.95)
+    progress(tr("writing"), 0.95)
     return results
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from ..text import tr
+from ..text import english, tr
 from ..workflow.pace import Pace, duration
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class ProgressPrinter:
         left = self._pace.seconds_left(stage, fraction)
         if self._as_json:
             seconds = None if left is None else round(left, 1)
-            print(json.dumps({"stage": stage, "fraction": round(fraction, 4), "seconds_left": seconds}), flush=True)
+            line = {"stage": english(stage), "fraction": round(fraction, 4), "seconds_left": seconds}
+            print(json.dumps(line), flush=True)
             return
         text: str = f"{stage:<12}{fraction:6.0%}"
         if left is not None:

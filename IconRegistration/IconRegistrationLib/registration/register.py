@@ -18,7 +18,7 @@ from ..networks.inference import predict_maps
 from ..spatial.displacement import DisplacementField
 from ..spatial.field import compose_displacements, displacement_from_phi
 from ..spatial.geometry import Grid, Image, Segmentation
-from ..text import tr
+from ..text import tr, translated
 from .align import Alignment, align
 from .checks import check_pair
 from .finetune import finetune
@@ -43,6 +43,15 @@ Maps = tuple[torch.Tensor, torch.Tensor]
 #: Expected shares of the time, for progress; the refinement's depends on its kind.
 STAGE_COSTS = {"model": 2, "alignment": 10, "preparation": 3, "network": 20, "transform": 2}
 REFINEMENT_COSTS = {"off": 0, "field": 60, "network": 600}
+#: The stages as a person reads them; shown through `text.translated`.
+STAGE_NAMES = {
+    "model": tr("model"),
+    "alignment": tr("alignment"),
+    "preparation": tr("preparation"),
+    "network": tr("network"),
+    "refinement": tr("refinement"),
+    "transform": tr("transform"),
+}
 
 
 def register(
@@ -298,8 +307,9 @@ class _StageClock:
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:
         share = self._costs[name] / sum(self._costs.values())
         start = time.perf_counter()
-        self._progress(name, self._done)
-        yield lambda fraction: self._progress(name, self._done + share * fraction)
+        shown = translated(STAGE_NAMES[name])
+        self._progress(shown, self._done)
+        yield lambda fraction: self._progress(shown, self._done + share * fraction)
         self._done += share
         self.seconds[name] = round(time.perf_counter() - start, 3)
         self.seconds["total"] = round(time.perf_counter() - self._start, 3)

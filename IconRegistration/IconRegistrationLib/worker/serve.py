@@ -138,7 +138,7 @@ class _RequestHandler:
                 self._replies.send(id=request.id, note=plain_sentence(sentence))
                 self._models.release()
                 results = run(settings)
-            progress("saving", 1.0)
+            progress(tr("saving"), 1.0)
             write_results(folder, results)
             progress.check()
         return {"notes": notes}
@@ -158,20 +158,20 @@ class _RequestHandler:
                         missing=", ".join(sorted(missing)),
                     )
                 )
-            progress("warping", 0.0)
+            progress(tr("warping"), 0.0)
             warped = warp_segmentation(inputs["segmentation"], inputs["field"], inputs["target"])
-            progress("saving", 1.0)
+            progress(tr("saving"), 1.0)
             write(folder, segmentation=warped)
             progress.check()
         return {}
 
     def _download(self, request: Request, progress: ProgressSender) -> dict[str, Any]:
         def downloaded(done: int, total: int) -> None:
-            progress("download", done / total if total else 0.0, done=done, total=total)
+            progress(tr("download"), done / total if total else 0.0, done=done, total=total)
 
         weights_dir = request.content.get("weights_dir")
         card = catalog.find_card(str(request.content.get("model")), weights_dir)
-        progress("download", 0.0)
+        progress(tr("download"), 0.0)
         return {"path": str(catalog.fetch_weights(card, weights_dir, downloaded))}
 
     def _release(self, request: Request, progress: ProgressSender) -> dict[str, Any]:

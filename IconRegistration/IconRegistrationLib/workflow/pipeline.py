@@ -13,6 +13,7 @@ from ..registration.register import StageProgress, register
 from ..registration.settings import Settings
 from ..spatial.field import in_type_of, inverse_consistency_error, jacobian_determinant, warp_image, warp_segmentation
 from ..spatial.geometry import Grid, Image
+from ..text import tr
 from .results import Inputs, Results
 
 
@@ -79,7 +80,7 @@ def compute(
     def warped_on(grid: Grid) -> Image:
         return in_type_of(moving, warp_image(moving, forward, grid, outside=registration.outside))
 
-    progress("warping", 0.9)
+    progress(tr("warping"), 0.9)
     warped = warped_on(fixed.grid)
     warped_fine = warped_segmentation = warped_landmarks = None
     if moving_resolution:
@@ -89,7 +90,7 @@ def compute(
     if inputs.moving_landmarks is not None:
         carried = backward.transform_points(inputs.moving_landmarks.points)
         warped_landmarks = replace(inputs.moving_landmarks, points=carried)
-    progress("measuring", 0.95)
+    progress(tr("measuring"), 0.95)
     jacobian = jacobian_determinant(forward)
     consistency_error = inverse_consistency_error(forward, backward)
     report = assess(
@@ -106,7 +107,7 @@ def compute(
         consistency_error=consistency_error,
         provenance=registration.provenance,
     )
-    progress("done", 1.0)
+    progress(tr("done"), 1.0)
     return Results(
         registration,
         warped,

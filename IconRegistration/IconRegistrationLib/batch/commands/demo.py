@@ -63,12 +63,12 @@ def register_phantom(folder: Path, size: int, progress: ProgressPrinter) -> Demo
     from ...workflow.pipeline import compute
 
     keep_freed_memory()
-    progress("phantom", 0.0)
+    progress(tr("phantom"), 0.0)
     phantom = make_phantom(size=size)
     with output_folder(folder) as partial:
         write_inputs(partial, phantom.inputs)
         results = compute(phantom.inputs, progress=lambda stage, fraction: progress(stage, 0.05 + 0.9 * fraction))
-        progress("writing", 0.95)
+        progress(tr("writing"), 0.95)
         notes = write_results(partial, phantom.inputs, results)
 
     def error(transform) -> tuple[float, float]:

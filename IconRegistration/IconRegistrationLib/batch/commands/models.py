@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     if args.download:
         progress = ProgressPrinter(args.json)
         try:
-            fetch_weights(cards[0], weights_dir, lambda done, total: progress("download", done / max(total, 1)))
+            fetch_weights(cards[0], weights_dir, lambda done, total: progress(tr("download"), done / max(total, 1)))
         finally:
             progress.close()
     listed: list[dict[str, Any]] = []
