@@ -33,6 +33,7 @@ from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.registration.intensity import background_value
 from IconRegistrationLib.workflow.notebook import png_of
 from IconRegistrationLib.workflow.outputs import files_in
+from IconRegistrationLib.workflow.roles import segments_mask
 
 STUB = Path(library.__file__).with_suffix(".pyi")
 QUICK = Settings(align="centre", steps=1, device="cpu")
@@ -228,6 +229,32 @@ def test_everything_given_is_used(the_result):
     assert the_result.inputs.region is not None
     assert np.allclose(the_result.inputs.moving_landmarks.points, made.moving_landmarks.points)
     assert np.allclose(the_result.inputs.moving.grid.affine, made.moving.grid.affine)
+
+
+def test_roles_of_segmentations():
+    made = phantom(24)
+
+    def registered(roles, **more):
+        sides = {f"{side}_segmentation": getattr(made, f"{side}_segmentation") for side in ("fixed", "moving")}
+        return register(made.fixed, made.moving, QUICK, **sides, **more, roles=roles)
+
+    plain, guided, focused = (registered(roles) for roles in (None, {"guide": True}, {"focus": True, "carry": False}))
+    assert not np.array_equal(guided.forward.displacement, plain.forward.displacement), "the segments have a weight"
+    assert not plain.report.provenance["fixed"]["masked"]
+    masks = {side: segments_mask(getattr(made, f"{side}_segmentation")) for side in ("fixed", "moving")}
+    masked = registered(None, fixed_mask=masks["fixed"], moving_mask=masks["moving"])
+    assert np.array_equal(focused.forward.displacement, masked.forward.displacement)
+    assert focused.report.provenance["fixed"]["masked"]
+    assert focused.warped_segmentation is None is not masked.warped_segmentation
+    assert not registered({"compare": False}).report.segments
+
+
+def test_roles_that_cannot_be_are_refused():
+    made = phantom(24)
+    with pytest.raises(InputError, match="Segments have no role 'lead'; choose from carry, compare, focus, guide"):
+        register(made.fixed, made.moving, roles={"lead": True})
+    with pytest.raises(InputError, match="The role 'guide' needs segmentations of both images; give fixed_seg"):
+        register(made.fixed, made.moving, fixed_segmentation=made.fixed_segmentation, roles={"guide": True})
 
 
 def test_the_transforms_of_a_result_agree(the_result):

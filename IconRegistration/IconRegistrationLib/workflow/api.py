@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ from .notebook import html_of
 from .outputs import write_values
 from .pipeline import compute
 from .results import Inputs, Results
+from .roles import SEGMENT_ROLES, apply_roles, complete_roles, compute_options
 
 #: What values are interpolated by -> the order of `warp_image`.
 IMAGE_INTERPOLATIONS = {"linear": 1, "cubic": 3, "nearest": 0}
@@ -230,7 +231,7 @@ def register(
     region: ImageLike | Grid | None = None,
     order: str | None = None,
     world: str | None = None,
-    guide: bool = False,
+    roles: Mapping[str, bool] | None = None,
     moving_resolution: bool = False,
     progress: StageProgress | None = None,
     load: Callable = load_model,
@@ -257,8 +258,10 @@ def register(
         Axes of all arrays given; needed with any. "kji" is [slice, row, column] (SimpleITK, torch), "ijk" nibabel's.
     world : {"LPS", "RAS"}, optional
         World of all affines, points and matrices given as numbers; needed with any.
-    guide : bool
-        Whether structures that both segmentations name guide the registration.
+    roles : mapping of str to bool, optional
+        Roles of the segmentations to switch on or off (`workflow.roles.SEGMENT_ROLES`): ``{"guide": True}`` lets
+        structures that both name guide the registration, ``{"focus": True}`` makes masks of them. Unless given, the
+        moving one is warped ("carry") and both are compared ("compare").
     moving_resolution : bool
         Whether the moving image is also warped at its own resolution.
     progress : callable, optional
@@ -286,6 +289,16 @@ def register(
     >>> result.warped.grid == phantom.fixed.grid
     True
     """
+    switched = complete_roles(roles)
+    for name, role in SEGMENT_ROLES.items():
+        if switched[name] and role.is_missing(fixed_segmentation is not None, moving_segmentation is not None):
+            raise InputError(
+                tr(
+                    "The role {role} needs {what}; give fixed_segmentation and moving_segmentation.",
+                    role=repr(name),
+                    what=role.what_it_needs,
+                )
+            )
     arrays = {"order": order, "world": world}
 
     def image(value: ImageLike, name: str) -> Image:
@@ -317,8 +330,15 @@ def register(
         mask = image(region, tr("region"))
         check_mask(mask, inputs.fixed)
         region = mask.grid.box_around(mask.array)
-    inputs = replace(inputs, region=region)
-    results = compute(inputs, settings, guide=guide, moving_resolution=moving_resolution, progress=progress, load=load)
+    inputs = apply_roles(replace(inputs, region=region), switched)
+    results = compute(
+        inputs,
+        settings,
+        **compute_options(switched),
+        moving_resolution=moving_resolution,
+        progress=progress,
+        load=load,
+    )
     return RegistrationResult(**vars(results), inputs=inputs)
 
 

@@ -1,8 +1,8 @@
 """The roles that segments can have in a registration: an entry of this table is all that one needs.
 
-The command's options, a manifest's columns, the panel's check boxes and the checks before a run follow from it. A role
-switches an option of `pipeline.compute`, or changes the inputs before they are registered. No torch here: Slicer's own
-process shows the roles.
+The command's options, a manifest's columns, the panel's check boxes, the roles that `api.register` takes and the checks
+before a run follow from it. A role switches an option of `pipeline.compute`, or changes the inputs before they are
+registered. No torch here: Slicer's own process shows the roles.
 """
 
 from __future__ import annotations
