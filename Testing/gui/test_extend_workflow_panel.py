@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 from extended import WORKFLOW, extend, run_extended
+
+pytestmark = pytest.mark.slow
 
 PANEL = """
 import json, sys

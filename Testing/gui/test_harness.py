@@ -315,6 +315,7 @@ def test_a_module_is_opened_reloaded_and_closed(tmp_path, scene):
     assert sys.modules["Tiny"].EVENTS == ["closed", "cleaned"]
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_well():
     """Objects of Qt, VTK and Python are torn down in an order that nobody chose: it must not crash."""
     code = """

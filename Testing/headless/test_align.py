@@ -90,7 +90,13 @@ SHEARED = np.array([[1.12, 0.04, 0], [0, 0.92, -0.05], [0.02, 0, 1.06]])
         ("affine", a_map((5, 6, -9), (14, -22, 9), SHEARED)),
     ],
 )
-@pytest.mark.parametrize("contrast", [lambda value: value, other_contrast], ids=["alike", "other contrast"])
+@pytest.mark.parametrize(
+    "contrast",
+    [
+        pytest.param(lambda value: value, id="alike"),
+        pytest.param(other_contrast, id="other contrast", marks=pytest.mark.slow),
+    ],
+)
 def test_a_known_map_between_unlike_grids_is_found(kind, truth, contrast):
     """Voxels are 3 to 4.5 mm wide."""
     found = align(fixed_head(), moving_head(truth, contrast), kind)

@@ -9,6 +9,8 @@ from extended import WORKFLOW, extend, run_extended
 
 from IconRegistrationLib.workflow.roles import SEGMENT_ROLES
 
+pytestmark = pytest.mark.slow
+
 COMMAND = ("-m", "IconRegistrationLib.batch.command", "register")
 
 
