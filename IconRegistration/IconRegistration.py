@@ -260,7 +260,7 @@ class IconRegistrationLogic(ScriptedLoadableModuleLogic):
     """The console's door."""
 
     def register(self, fixed, moving, **options):
-        """`IconRegistrationLib.mrml.registration.register_nodes`, documented there: nodes in, nodes and report out.
+        """Register nodes: `IconRegistrationLib.mrml.registration.register_nodes`, documented there.
 
         It runs in Slicer's own process and waits for the end; the panel's worker is not needed.
         """

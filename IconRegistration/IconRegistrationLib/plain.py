@@ -143,7 +143,7 @@ def _dataclass_from_plain(kind: Any, plain: Any, name: str) -> Any:
 
 
 def _is_of(kind: Any, plain: Any) -> bool:
-    """Whether a plain value can be one of the annotated type, looking at its outermost level only."""
+    """Return whether a plain value can be one of the annotated type, looking at its outermost level only."""
     kind = get_origin(kind) or kind
     if kind is float:
         return isinstance(plain, (int, float)) and not isinstance(plain, bool)

@@ -129,7 +129,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def read_inputs(pair: PairFiles) -> Inputs:
-    """Everything that is registered, checked as far as it can be before work begins."""
+    """Read everything that is registered, and check it as far as possible before work begins."""
     import numpy as np
 
     from ..io.convert import as_linear

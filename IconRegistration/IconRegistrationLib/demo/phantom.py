@@ -48,7 +48,7 @@ _TISSUES = {
 
 
 def _terminology(code: str, meaning: str, side: str | None = None) -> dict[str, str]:
-    """Slicer's segment tag for a SNOMED CT structure, with its laterality where it has one."""
+    """Return Slicer's segment tag for a SNOMED CT structure, with its laterality where it has one."""
     modifier = {None: "^^", "left": "SCT^7771000^Left", "right": "SCT^24028007^Right"}[side]
     entry = "Segmentation category and type - DICOM master list~SCT^123037004^Anatomical Structure"
     return {"TerminologyEntry": f"{entry}~SCT^{code}^{meaning}~{modifier}~Anatomic codes - DICOM master list~^^~^^"}
@@ -130,7 +130,7 @@ class _Motion:
         return places
 
     def lipschitz_bound(self) -> float:
-        """Upper bound of |u(p) - u(q) - (p - q)| / |p - q|; the steepest slope of a Gaussian is e^-0.5 / width."""
+        """Bound |u(p) - u(q) - (p - q)| / |p - q|; the steepest slope of a Gaussian is e^-0.5 / width."""
         return float((np.linalg.norm(self.pushes, axis=1) / self.widths.min(axis=1)).sum() * np.exp(-0.5))
 
 
@@ -170,7 +170,7 @@ class Phantom:
         return apply_affine(self.moving_pose, self.motion(body))
 
     def end_point_error(self, transform_points: Callable[[np.ndarray], np.ndarray], step: int = 2) -> np.ndarray:
-        """Distances in mm between a transform (points -> points, fixed -> moving) and the truth, inside the body.
+        """Return the distances in mm of a transform (points, fixed -> moving) from the truth, inside the body.
 
         step: every how many voxels of the fixed image along each axis.
         """
@@ -213,7 +213,7 @@ class _Texture:
         self._samples = np.stack(fields, -1).astype(np.float32).reshape(-1, len(fields))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """(n, 3) mm -> (fields, n): trilinear between the samples, mirrored beyond the outermost of them."""
+        """Interpolate at (n, 3) mm -> (fields, n): trilinear between the samples, mirrored beyond them."""
         last = np.float32(self._COUNT - 1)
         places = np.abs(points / np.float32(self._SPACING) + last / 2) % (2 * last)
         places = last - np.abs(last - places)
@@ -259,7 +259,7 @@ def _tube(p, path, radius):
 
 
 def _repeat(z, period, half):
-    """Slabs of half thickness `half` that repeat along z, one of them centred at 0."""
+    """Repeat slabs of half thickness `half` along z, one of them centred at 0."""
     return np.float32(half) - np.abs((z + period / 2) % period - period / 2)
 
 
@@ -374,7 +374,7 @@ def _anatomy(p: np.ndarray, texture: np.ndarray) -> Iterator[tuple[np.ndarray, s
 def _paint(
     grid: Grid, to_body: Callable[[np.ndarray], np.ndarray], texture: _Texture, column: int
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Noise-free intensities [k, j, i] float32 and the three label layers of the anatomy on `grid`.
+    """Return noise-free intensities [k, j, i] float32 and the three label layers of the anatomy on `grid`.
 
     to_body: world mm -> body mm.  column: 0 for CT, 1 for MR.  An edge is as wide as a voxel (partial volume).
     """
@@ -420,7 +420,7 @@ def _acquire(intensity: np.ndarray, modality: str, rng: np.random.Generator) -> 
 
 
 def _rigid(degrees: tuple[float, float, float], translation=(0.0, 0.0, 0.0)) -> np.ndarray:
-    """4x4: rotations about x, then y, then z, then a translation in mm."""
+    """Return the 4x4 matrix of rotations about x, then y, then z, then a translation in mm."""
     matrix = np.eye(4)
     for axis, angle in enumerate(np.radians(degrees)):
         turn = np.eye(4)

@@ -31,7 +31,7 @@ def _axes_of_slice(grid: Grid, axis: int) -> tuple[int, int]:
 
 
 def _world_axes(grid: Grid) -> list[int]:
-    """For i, j, k the world axis (0, 1, 2 = x, y, z) that each follows most closely, no two the same."""
+    """Return for i, j, k the world axis (0, 1, 2 = x, y, z) that each follows most closely, no two the same."""
     closeness = np.abs(grid.direction.copy())
     result = [0, 0, 0]
     for _ in range(3):
@@ -60,7 +60,7 @@ def _runs_forward(grid: Grid, axis: int) -> bool:
 
 
 def _slice_of(image: Image, axis: int, index: int) -> np.ndarray:
-    """[horizontal, vertical] of a slice."""
+    """Return a slice, [horizontal, vertical]."""
     plane = np.take(image.array, index, axis=2 - axis)  # axes left, in the order of k, j, i
     return plane if _axes_of_slice(image.grid, axis)[0] > _axes_of_slice(image.grid, axis)[1] else plane.T
 
@@ -148,7 +148,7 @@ def plot_deformation(
     last = {a: (grid.size[a] - 1) * grid.spacing[a] for a in (across, up)}
 
     def mapped(u, v):
-        """In-plane mm of T at in-plane mm (u, v), a meshgrid."""
+        """Return in-plane mm of T at in-plane mm (u, v), a meshgrid."""
         voxels = np.empty((*u.shape, 3))
         voxels[..., axis], voxels[..., across], voxels[..., up] = index, u / grid.spacing[across], v / grid.spacing[up]
         there = grid.to_index(field.transform_points(grid.to_world(voxels))) * grid.spacing
@@ -201,7 +201,7 @@ def plot_registration(fixed: Image, moving_before: Image, warped: Image, field: 
 
 
 def _checkerboard(first: Image, second: Image) -> Image:
-    """Squares of both in turn, an eighth of the longest edge wide, each brought to its own 1st to 99th percentile."""
+    """Alternate squares of both, an eighth of the longest edge wide, each scaled to its 1st to 99th percentile."""
     width = first.grid.extent.max() / 8
     k, j, i = np.ogrid[tuple(slice(n) for n in first.grid.shape)]
     step_i, step_j, step_k = first.grid.spacing / width

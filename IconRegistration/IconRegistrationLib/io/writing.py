@@ -135,7 +135,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _has_room(folder: Path) -> bool:
-    """Whether the disk has room for a large file; a writer that failed has removed its own."""
+    """Return whether the disk has room for a large file; a writer that failed has removed its own."""
     probe = folder / ".room"
     try:
         with open(probe, "wb") as file:
@@ -189,7 +189,7 @@ def remove_stale_partials(folder: Path, name: str | None = None) -> None:
 
 
 def _is_another_process(pid: int) -> bool:
-    """Whether another process has this number; our own was given to us anew."""
+    """Return whether another process has this number; our own was given to us anew."""
     return pid != os.getpid() and process_is_alive(pid)
 
 

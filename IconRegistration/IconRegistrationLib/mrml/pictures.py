@@ -44,7 +44,7 @@ window.Render()
 
 @functools.cache
 def can_render() -> str | None:
-    """None where an offscreen render works, else why not and what to install.
+    """Return None where an offscreen render works, else why not and what to install.
 
     Asked of a child process, once: without a driver a render is a segmentation fault.
     """
@@ -177,7 +177,7 @@ def _picture_path(path) -> Path:
 
 
 def _bounds(nodes) -> np.ndarray | None:
-    """(2, 3): lowest and highest corner in mm, RAS, of volumes or segmentations in the world; None if all are empty."""
+    """Return lowest and highest corner, (2, 3) mm, RAS, of volumes or segmentations; None if all are empty."""
     boxes = []
     for node in nodes:
         bounds = [0.0] * 6
@@ -189,7 +189,7 @@ def _bounds(nodes) -> np.ndarray | None:
 
 @contextmanager
 def _alone(scene, segmentations):
-    """Of all segmentations and transforms show only the given ones, as outlines; afterwards each as before."""
+    """Show only the given segmentations and transforms, as outlines; afterwards each as before."""
     shown = [display for node in segmentations for display in _displays(node)]
     segments = nodes_of_class(scene, "vtkMRMLSegmentationDisplayNode")
     every = segments + nodes_of_class(scene, "vtkMRMLTransformDisplayNode")
@@ -258,7 +258,7 @@ def _window(stack: ExitStack, size: int):
 
 
 def _managers(stack: ExitStack, factory_class, names, renderer, node) -> None:
-    """Slicer's displayable managers draw the view `node` into `renderer`."""
+    """Let Slicer's displayable managers draw the view `node` into `renderer`."""
     factory = factory_class.GetInstance()
     factory.SetMRMLApplicationLogic(application_logic(node.GetScene()))
     stack.callback(factory.SetMRMLApplicationLogic, application_logic())
@@ -352,7 +352,7 @@ def _window_3d(stack, node, bounds, size):
 
 
 def _pixels(window) -> np.ndarray:
-    """[row, column, 3] uint8, first row at the bottom."""
+    """Return the pixels, [row, column, 3] uint8, first row at the bottom."""
     window.Render()
     grab = vtk.vtkWindowToImageFilter()
     grab.SetInput(window)

@@ -99,7 +99,7 @@ def temporary_nodes(scene: Any, only_on_error: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _kept_working_directory():
-    """MRML packs and unpacks bundles in a temporary working directory, deletes it and leaves the process there."""
+    """Keep the working directory: MRML packs bundles in a temporary one, deletes it and leaves the process there."""
     folder = os.getcwd()
     try:
         yield

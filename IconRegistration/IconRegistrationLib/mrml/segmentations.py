@@ -77,7 +77,7 @@ def _with_label_maps(node):
 
 
 def _layer(source, number: int, geometry, shape) -> np.ndarray:
-    """One shared label map on the common lattice, [k, j, i]."""
+    """Return one shared label map on the common lattice, [k, j, i]."""
     stored = slicer.vtkOrientedImageData.SafeDownCast(source.GetLayerDataObject(number, _label_maps()))
     if stored is None or stored.GetNumberOfPoints() == 0:  # a segment in which nothing is drawn yet
         return np.zeros(shape, np.uint8)
@@ -99,7 +99,7 @@ def _segment(source, identifier: str) -> Segment:
 
 
 def _tags(segment) -> dict[str, str]:
-    """All tags of a vtkSegment. Python cannot ask for their names; VTK's printout lists them as `name: value`."""
+    """Return all tags of a vtkSegment. Python cannot ask for their names; VTK prints them as `name: value`."""
     tags = {}
     for line in str(segment).partition("  Tags:\n")[2].splitlines():
         for colon in re.finditer(":", line):

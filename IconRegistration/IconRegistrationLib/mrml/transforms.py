@@ -26,7 +26,7 @@ LINEAR_ATTRIBUTE = "IconRegistration.linearInterpolation"
 
 
 def array_from_matrix(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
-    """4x4 float64."""
+    """Return a matrix of VTK as an array, 4x4 float64."""
     return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
 
 
@@ -38,7 +38,7 @@ def matrix_from_array(array: np.ndarray) -> vtk.vtkMatrix4x4:
 
 
 def _linear_to_world(transform) -> np.ndarray:
-    """4x4, LPS mm -> LPS mm, of a transform node and its parents; raises InputError that names a non-linear one."""
+    """Return the 4x4, LPS mm, of a transform node and its parents; raises InputError that names a non-linear one."""
     matrix = vtk.vtkMatrix4x4()
     if not transform.IsTransformToWorldLinear() or not transform.GetMatrixTransformToWorld(matrix):
         culprit = transform
@@ -55,7 +55,7 @@ def _linear_to_world(transform) -> np.ndarray:
 
 
 def world_matrix(node: Any) -> np.ndarray:
-    """4x4, LPS mm -> LPS mm: from a transformable node's own coordinates through its linear parents to the world.
+    """Return the 4x4, LPS mm, from a node's own coordinates through its linear parents to the world.
 
     Raises InputError if a parent is not linear.
     """
@@ -69,7 +69,7 @@ def world_matrix(node: Any) -> np.ndarray:
 
 
 def linear_from_node(node: Any) -> np.ndarray:
-    """4x4, fixed mm -> moving mm in LPS, of the transform node under which the MOVING image lies on the fixed one.
+    """Return the 4x4, fixed mm -> moving mm in LPS, of the node under which the MOVING image lies on the fixed one.
 
     The node (with its parents) maps moving points to the world, where the fixed image is; this is its inverse.
     Raises InputError if it is not linear.
@@ -202,7 +202,7 @@ def transform_points(node: Any, points: np.ndarray, to_world: bool = False) -> n
 
 
 def set_linear_interpolation(scene: Any) -> None:
-    """Our grid transforms back to linear interpolation: Slicer reads every grid transform file as a cubic one."""
+    """Set our grid transforms back to linear interpolation: Slicer reads every grid transform file as a cubic one."""
     nodes = scene.GetNodesByClass("vtkMRMLGridTransformNode")
     nodes.UnRegister(None)
     for node in (nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())):

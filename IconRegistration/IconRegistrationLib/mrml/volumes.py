@@ -54,7 +54,7 @@ def image_from_node(node: Any) -> Image:
 
 
 def storable(array: np.ndarray) -> np.ndarray:
-    """`array` in a type that a volume node can hold AND save: no bool, int8, int64, uint64 or float16.
+    """Return `array` in a type that a volume node can hold AND save: no bool, int8, int64, uint64 or float16.
 
     Integers keep their values (float64 where they exceed 32 bits).
     """
@@ -123,7 +123,7 @@ def node_from_image(scene: Any, image: Image, name: str, node: Any = None, like:
 
 
 def _copy_display(source, target) -> None:
-    """Window, level, colours and interpolation of one volume for another."""
+    """Copy window, level, colours and interpolation of one volume to another."""
     shown, display = source.GetDisplayNode(), target.GetDisplayNode()
     if shown is None:
         return

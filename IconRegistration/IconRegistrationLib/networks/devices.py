@@ -79,7 +79,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def _runs_network(device: str) -> bool:
-    """Whether the device has every operation of a (tiny) cascade: 3D sampling is missing on MPS in many versions."""
+    """Return whether the device has every operation of a (tiny) cascade: some MPS versions lack 3D sampling."""
     try:
         network = GradICON((9, 9, 9), down=(2, 2, 2), up=(2, 2)).to(device).eval()
         predict_maps(network, torch.zeros(1, 1, 9, 9, 9), torch.zeros(1, 1, 9, 9, 9), both=False)

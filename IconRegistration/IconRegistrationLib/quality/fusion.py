@@ -43,7 +43,7 @@ class Fusion:
 
 
 def vote_weights(warped: Image, target: Image, radius: float = RADIUS_MM, gain: float = GAIN) -> np.ndarray:
-    """How much an atlas counts in each voxel: float16 [k, j, i] in (0, 1].
+    """Return how much an atlas counts in each voxel: float16 [k, j, i] in (0, 1].
 
     warped: the atlas' image on the target's grid.  radius: of the cubic window in mm.
     The weight is c^(2 gain), c the correlation of both images in the window; of either sign, since a structure may be
@@ -69,7 +69,7 @@ def vote_weights(warped: Image, target: Image, radius: float = RADIUS_MM, gain: 
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray, reach: Sequence[int]) -> np.ndarray:
-    """Of two images [k, j, i] of unit variance, within `reach` (k, j, i) voxels around each voxel."""
+    """Correlate images [k, j, i] of unit variance, within `reach` (k, j, i) voxels around each voxel; squared."""
     mean_a, mean_b = _mean(a, reach), _mean(b, reach)
     covariance = _mean(a * b, reach) - mean_a * mean_b
     variance_a, variance_b = (_mean(x * x, reach) - m * m for x, m in ((a, mean_a), (b, mean_b)))
@@ -77,7 +77,7 @@ def _squared_correlation(a: np.ndarray, b: np.ndarray, reach: Sequence[int]) -> 
 
 
 def _mean(image: np.ndarray, reach: Sequence[int]) -> np.ndarray:
-    """Of the voxels within `reach`, as far as there are any; running sums, so that the size of it costs nothing."""
+    """Average over the voxels within `reach` that exist; by running sums, whose cost does not depend on the reach."""
     for axis, (n, reached) in enumerate(zip(image.shape, reach, strict=True)):
         sums = np.insert(image.cumsum(axis), 0, 0, axis)
         first, past = (np.arange(n) - reached).clip(0), (np.arange(n) + reached + 1).clip(max=n)
@@ -90,7 +90,7 @@ def _mean(image: np.ndarray, reach: Sequence[int]) -> np.ndarray:
 
 
 def fuse(atlases: Sequence[Segmentation], weights: Sequence[np.ndarray] | None = None) -> Fusion:
-    """One segmentation of the structures that the atlases name; structures are matched by name.
+    """Fuse the structures that the atlases name into one segmentation; they are matched by name.
 
     atlases: warped to one grid.  weights: of each, [k, j, i] (`vote_weights`); without them every atlas has one vote.
 
@@ -126,7 +126,7 @@ def _check_grid(grid, expected, name: str) -> None:
 
 
 def _in_order(atlas: Segmentation) -> dict[str, Segment]:
-    """Segments by name, as the atlas lists them; of two with one name the first."""
+    """Return the segments by name, as the atlas lists them; of two with one name the first."""
     found: dict[str, Segment] = {}
     for segment in atlas.segments:
         found.setdefault(segment.name, segment)
@@ -138,7 +138,7 @@ def _first(named: Sequence[dict[str, Segment]], name: str) -> Segment:
 
 
 def _exclusive(named: Sequence[dict[str, Segment]]) -> list[list[str]]:
-    """Names in groups; the structures of a group overlap in no atlas."""
+    """Return names in groups; the structures of a group overlap in no atlas."""
     groups: list[list[str]] = []
     for name in dict.fromkeys(name for segments in named for name in segments):
         for group in groups:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def folding(jacobian: np.ndarray, grid: Grid, mask: np.ndarray | None = None) -> Folding:
-    """Folding of a map from its Jacobian determinants [k, j, i] on `grid`; only where `mask` (same shape) is set."""
+    """Measure the folding of a map by its Jacobian determinants [k, j, i] on `grid`, within `mask` (same shape)."""
     values = jacobian if mask is None else np.where(mask, jacobian, np.inf)
     number = jacobian.size if mask is None else int(np.count_nonzero(mask))
     if number == 0:
@@ -59,7 +59,7 @@ def _similarity(fixed: Image, moving: Image, forward: DisplacementField, initial
 
 
 def _agreement(fixed: Image, moving: Image, places: Iterable[tuple[slice, torch.Tensor]]) -> tuple[float, float, float]:
-    """Correlation, normalised mutual information and overlap, in one pass over slabs of the fixed image."""
+    """Measure correlation, normalised mutual information and overlap, in one pass over slabs of the fixed image."""
     volume = as_volume(moving.array)
     (low_f, high_f), (low_m, high_m) = robust_range(fixed.array), robust_range(moving.array)
     sums, joint, count = np.zeros(5), np.zeros((BINS, BINS), np.int64), 0
@@ -89,7 +89,7 @@ def _segments(
     initial: np.ndarray,
     jacobian: np.ndarray,
 ) -> tuple[SegmentQuality, ...]:
-    """In the order of the fixed segmentation; on its own grid, or on the fixed image's where only the moving exists."""
+    """Compare segments on the grid of the fixed segmentation, in its order; without one, on the fixed image's."""
     if fixed is None and moving is None:
         return ()
     where = fixed.grid if fixed is not None else grid
@@ -127,7 +127,7 @@ def _crop(segmentation: Segmentation, name: str, box: tuple[slice, ...]) -> np.n
 
 
 def _volumes(segmentation: Segmentation) -> dict[str, float]:
-    """mm3 by name."""
+    """Return the volume of each segment in mm3, by name."""
     counts = []
     for layer in segmentation.layers:
         values, numbers = np.unique(layer, return_counts=True)
@@ -164,7 +164,7 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _hausdorff95(mask: np.ndarray, others: list[np.ndarray], spacing: np.ndarray) -> Iterator[float]:
-    """HD95 in mm of `mask` with each of `others`; infinite where one of the two is empty.
+    """Return the HD95 in mm of `mask` with each of `others`; infinite where one of the two is empty.
 
     spacing: (i, j, k). The surface are the voxels with a face to the outside; distances run between their centres.
     """

@@ -104,7 +104,7 @@ class Report:
         return rows
 
     def table(self) -> str:
-        """For a terminal: per group the means, then the worst segments and landmarks."""
+        """Return text for a terminal: per group the means, then the worst segments and landmarks."""
         lines = ["Registration quality" + " " * 26 + "     before      after"]
         lines += ["Images", *(_line(row.measure, row.unit, row.before, row.after) for row in self.rows()[:3])]
         if self.segments:
@@ -154,7 +154,7 @@ class Report:
         return from_plain(cls, plain)
 
     def to_dict(self) -> dict:
-        """Nested, with nothing that JSON lacks: NaN and infinity become None."""
+        """Return nested values that JSON can hold: NaN and infinity become None."""
         d = self.deformation
         return to_plain(
             {
@@ -197,7 +197,7 @@ class Report:
             partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
 
     def write_csv(self, path) -> None:
-        """One line per measure and segment or landmark: group, name, measure, unit, before, after."""
+        """Write a line per measure and segment or landmark: group, name, measure, unit, before, after."""
         path = writable(path, (".csv",))
         with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -219,7 +219,7 @@ def _worst_dice_first(segment: SegmentQuality) -> float:
 
 
 def _limited(summary: list[tuple], rows: list[tuple]) -> list[tuple]:
-    """All of the summary, the first of the rows, and a line (with None for a name) that counts the rest."""
+    """Keep all of the summary, the first of the rows, and a line (with None for a name) that counts the rest."""
     hidden = len(rows) - TABLE_ROWS
     return summary + rows[:TABLE_ROWS] + ([(None, f"... and {hidden} more", None, None)] if hidden > 0 else [])
 

@@ -116,11 +116,11 @@ class Deformation:
 
 
 def pair_of(change: Change) -> tuple[float, float]:
-    """(before, after)."""
+    """Return (before, after) of a change."""
     return change.before, change.after
 
 
 def mean_change(changes: Iterable[Change]) -> Change:
-    """Over what is finite in both."""
+    """Average the changes over what is finite before and after."""
     pairs = [pair_of(c) for c in changes if math.isfinite(c.before) and math.isfinite(c.after)]
     return Change(*(float(v) for v in np.mean(pairs, axis=0))) if pairs else Change(math.nan, math.nan)

@@ -232,7 +232,7 @@ def align(
 
 
 def _is_plausible(matrix: np.ndarray) -> bool:
-    """Whether a map stretches by no more than a factor of two: what a partial overlap can drive an affine map to."""
+    """Return whether a map stretches at most twofold: a partial overlap can drive an affine map to more."""
     stretches = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     return bool(stretches.min() > 0.5 and stretches.max() < 2)
 
@@ -305,7 +305,7 @@ class _LatticeImage:
 
     @classmethod
     def of(cls, image: Image, mask: np.ndarray | None, limits: tuple[float, float], grid: Grid) -> _LatticeImage:
-        """mask: on the grid of the image; limits: the values that become 0 and 1."""
+        """Prepare an image. mask: on its grid; limits: the values that become 0 and 1."""
         low, high = limits
         array = (np.nan_to_num(image.array, nan=low).astype(np.float32).clip(low, high) - low) / max(high - low, 1e-6)
         if mask is None:
@@ -331,7 +331,7 @@ class _LatticeImage:
         )
 
     def centre_of_mass(self) -> np.ndarray:
-        """Centre of what is brighter than the background, mm: intensities above their mean, within the mask."""
+        """Return the centre of what is brighter than the background, mm: intensities above their mean, in the mask."""
         weights = self.array if self.mask is None else self.array * self.mask
         weights = np.maximum(weights - weights.mean(), 0).astype(np.float64)
         if not weights.sum() > 0:
@@ -350,7 +350,7 @@ def _translation(shift: np.ndarray) -> np.ndarray:
 
 
 def _rotation(vector: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """4x4 rotation about `centre` by |vector| degrees around `vector` (Rodrigues' formula)."""
+    """Return the 4x4 rotation about `centre` by |vector| degrees around `vector` (Rodrigues' formula)."""
     angle = np.radians(np.linalg.norm(vector))
     x, y, z = np.asarray(vector, float) / np.linalg.norm(vector)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -377,7 +377,7 @@ class _ImagePair:
         self.frame[:3, 3] = fixed.centre_of_mass()
 
     def score(self, matrix: np.ndarray) -> float:
-        """Normalised mutual information, mean of both directions, or -inf where the images hardly overlap."""
+        """Return the normalised mutual information of both directions on average, or -inf where they hardly overlap."""
         shared = coverage(self.moving.grid, self.fixed.grid, matrix).sum() * self.fixed.grid.voxel_volume
         volumes = [np.prod(level.grid.extent) for level in (self.fixed, self.moving)]
         if shared < LEAST_OVERLAP * min(volumes[0], volumes[1] / abs(np.linalg.det(matrix[:3, :3]))):
@@ -404,7 +404,7 @@ class _ImagePair:
         return (value + back) / 2, (gradient - back_gradient) / 2, (curvature + back_curvature) / 2
 
     def _directions(self, matrix: np.ndarray) -> tuple[tuple, tuple]:
-        """Arguments of `_DirectedSamples` for each of the two directions."""
+        """Return the arguments of `_DirectedSamples` for each of the two directions."""
         to_moving = np.linalg.inv(self.moving.grid.affine) @ matrix @ self.frame
         to_fixed = np.linalg.inv(self.fixed.grid.affine) @ self.frame
         return (
@@ -454,7 +454,7 @@ def _float32(array: np.ndarray) -> torch.Tensor:
 
 
 def _parzen() -> tuple[np.ndarray, np.ndarray]:
-    """[BINS * REFINEMENT, BINS]: shares of a fine bin in the windows, cubic B-splines; and their slopes by value.
+    """Return shares of a fine bin in cubic B-spline windows, [BINS * REFINEMENT, BINS], and their slopes by value.
 
     Values from 0 to 1 lie between the second window and the last but one: none leaves its windows.
     """
@@ -473,7 +473,7 @@ PARZEN, PARZEN_SLOPE = _parzen()
 
 
 def _best_rotation(pair: _ImagePair, matrix: np.ndarray) -> np.ndarray | None:
-    """`matrix` rotated by up to 40 degrees where that is better by itself: the optimiser was in a local maximum."""
+    """Rotate `matrix` by up to 40 degrees where that is better by itself: the optimiser was in a local maximum."""
     centre = pair.frame[:3, 3]
     best, found = pair.score(matrix), None
     for axis, angle in product(np.eye(3), (-40, -20, 20, 40)):
@@ -484,7 +484,7 @@ def _best_rotation(pair: _ImagePair, matrix: np.ndarray) -> np.ndarray | None:
 
 
 def _generators(kind: str) -> np.ndarray:
-    """[freedoms, 12]: the small changes that a map of `kind` allows, upper rows of 4x4 matrices.
+    """Return, as [freedoms, 12], the small changes that a map of `kind` allows, upper rows of 4x4 matrices.
 
     Their sums exponentiate to the maps themselves: skew ones to rotations, the unit matrix to an even stretch.
     """
@@ -500,7 +500,7 @@ def _generators(kind: str) -> np.ndarray:
 
 
 def _optimise(kind: str, pair: _ImagePair, start: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
-    """`start` improved by a map of `kind`, applied before it: x -> start(map(x))."""
+    """Improve `start` by a map of `kind`, applied before it: x -> start(map(x))."""
     changes, voxel = _generators(kind), float(pair.fixed.grid.spacing.mean())
     back = np.linalg.inv(pair.frame)
     matrix, damping = start, 1e-2

@@ -178,7 +178,7 @@ class LevelImages:
         return self.gain * (local.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4)).clamp_min(1)).sum()
 
     def _local_dissimilarity(self, points: torch.Tensor, part: tuple[slice, slice]) -> torch.Tensor:
-        """Dissimilarity of each voxel that is compared, [2, 1, d, h, w]."""
+        """Return the dissimilarity of each voxel that is compared, [2, 1, d, h, w]."""
         frame = Frame.faces(self.shape)
         if self.targets is None:  # voxels are compared one by one
             targets = self.sources[:, :, part[0], part[1]]
@@ -273,14 +273,14 @@ class Objective:
         return torch.addcmul(diffusion * by_coefficients, by_shift, self._voxel)
 
     def _thinned_terms(self, displacement: torch.Tensor) -> torch.Tensor:
-        """Inverse consistency and labels, which need fewer samples."""
+        """Return the terms of inverse consistency and labels, which need fewer samples."""
         terms = self.options.inverse_consistency * self._space.inverse_consistency_loss(displacement)
         if self._labels is not None:
             terms = terms + self.options.label_weight * self._label_mismatch(self._labels, displacement)
         return terms
 
     def _label_mismatch(self, labels: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
-        """1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""
+        """Return 1 - mean soft Dice (Milletari et al., 3DV 2016), summed over both directions."""
         warped = sample_at_points(labels, self._space.linear_points(displacement.shape[2:]) + displacement)
         target = labels.flip(0)
         dims = (2, 3, 4)
@@ -289,12 +289,12 @@ class Objective:
 
 
 def _gradient(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Gradient of `function`, a scalar, with respect to `x`."""
+    """Return the gradient of `function`, a scalar, with respect to `x`."""
     return torch.autograd.grad(function(x.requires_grad_()), x)[0]
 
 
 def _gradient_of_coefficients(by_samples: torch.Tensor, spline: list[torch.Tensor]) -> torch.Tensor:
-    """Gradient with respect to a spline's coefficients, from that with respect to its samples."""
+    """Return the gradient with respect to a spline's coefficients, from that with respect to its samples."""
     return apply_along_axes(by_samples, [basis.T for basis in spline])
 
 

@@ -172,7 +172,7 @@ def contrast_agreement(pair: RefinementPair, phi_AB: torch.Tensor, phi_BA: torch
 
 
 def _optimise(objective: Objective, report: Callable[[float], None]) -> torch.Tensor:
-    """Displacements from the linear alignment after `options.steps` of Adam, [2, 3, D, H, W]."""
+    """Return displacements [2, 3, D, H, W] from the linear alignment, after `options.steps` of Adam."""
     # Kingma & Ba, ICLR 2015; loading torch.optim costs a process a second
     options = objective.options
     coefficients = torch.zeros(2, 3, *objective.controls, device=objective.device)

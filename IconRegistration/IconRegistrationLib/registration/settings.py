@@ -225,7 +225,7 @@ def kinds_of_settings() -> dict[str, str]:
 
 
 def _fits(kind: str, value: Any) -> bool:
-    """Whether a value is of the annotated kind of a field, "int | None"; Settings itself checks the choices."""
+    """Return whether a value is of the annotated kind of a field, "int | None"; Settings itself checks the choices."""
     if value is None:
         return "None" in kind
     if kind.startswith("tuple"):

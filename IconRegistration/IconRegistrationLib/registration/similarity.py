@@ -18,7 +18,7 @@ Similarity = Callable[..., torch.Tensor]
 
 
 def _window_matrix(n: int, kernel: torch.Tensor) -> torch.Tensor:
-    """Banded n x n matrix whose product along an axis is the zero-padded "same" convolution with `kernel`."""
+    """Return the banded n x n matrix whose product along an axis is the zero-padded convolution with `kernel`."""
     radius = len(kernel) // 2
     matrix = torch.zeros(n, n, dtype=kernel.dtype, device=kernel.device)
     for offset in range(-radius, radius + 1):
@@ -186,7 +186,7 @@ class LNCC(LocalSimilarity):
         return self._window.centres(x)
 
     def _statistics(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Local mean and variance."""
+        """Return the local mean and variance."""
         mean, square = self._window(torch.cat([image, image * image], 1)).chunk(2, 1)
         return mean, torch.relu(square - mean * mean)
 

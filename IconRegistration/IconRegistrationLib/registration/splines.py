@@ -25,7 +25,7 @@ def resize_smoothly(values: torch.Tensor, shape) -> torch.Tensor:
 
 
 def _basis_matrix(count: int, controls: int, weights: Callable[[torch.Tensor], list[torch.Tensor]]) -> torch.Tensor:
-    """[count, controls]: a four-tap basis at `count` samples over `controls` ones of the same box, ends repeated."""
+    """Return a four-tap basis, [count, controls], at `count` samples over `controls` of one box, ends repeated."""
     position = (torch.arange(count, dtype=torch.float64) + 0.5) * controls / count - 0.5
     left = position.floor()
     matrix = torch.zeros(count, controls, dtype=torch.float64)

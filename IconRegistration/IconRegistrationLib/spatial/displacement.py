@@ -241,7 +241,7 @@ def _no_lattice(name: str) -> InputError:
 
 
 def _affine_on(matrix: np.ndarray, grid: Grid, slab: slice) -> np.ndarray:
-    """`matrix` (3x4 or 4x4) applied to the points of a slab of samples: [k, j, i, 3] float64."""
+    """Apply `matrix` (3x4 or 4x4) to the points of a slab of samples: [k, j, i, 3] float64."""
     from .sampling import affine_index
 
     product = np.eye(4)

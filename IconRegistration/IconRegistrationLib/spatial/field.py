@@ -372,7 +372,7 @@ def jacobian_determinant(field: DisplacementField) -> np.ndarray:
 
 
 def _difference(values: torch.Tensor, axis: int) -> torch.Tensor:
-    """Change per sample along `axis`: central inside, one-sided at the ends; zero along an axis of one sample."""
+    """Return the change per sample along `axis`: central, one-sided at the ends; zero where there is one sample."""
     n = values.shape[axis]
     result = torch.zeros_like(values)
     if n > 2:

@@ -173,7 +173,7 @@ class WorkerProcess:
         self._end_request(sentence, kind, child.log_text() if details is None else details)
 
     def _quit(self) -> None:
-        """Slicer ends: its event loop will not run the timers that `stop` relies on."""
+        """Kill the child as Slicer ends, whose event loop will not run the timers that `stop` relies on."""
         child = self._child
         self.stop()
         if child is not None:
@@ -280,7 +280,7 @@ class _Ending:
 
 
 def ending_sentence(ending: _Ending, program: str, was_ready: bool, last_words: str) -> tuple[str, str]:
-    """(kind of failure, one sentence with the remedy) for a worker that ended by itself."""
+    """Return (kind of failure, one sentence with the remedy) for a worker that ended by itself."""
     if ending.error:
         return "worker", tr(
             "The worker cannot be started, because {program} cannot be run ({reason}); choose an existing Python "

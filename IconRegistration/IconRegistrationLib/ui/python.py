@@ -92,7 +92,7 @@ def private_folder(parent: str | Path) -> tempfile.TemporaryDirectory:
 
 
 def _is_leftover(folder: Path, host: str) -> bool:
-    """Whether the process that made a private folder is gone, or the folder is a day old and of another process."""
+    """Return whether the process that made a folder is gone, or the folder is a day old and of another process."""
     match = re.fullmatch(rf"{_FOLDER}-(.*)-(\d+)-\w+", folder.name)
     if match is None or int(match[2]) == os.getpid():
         return False

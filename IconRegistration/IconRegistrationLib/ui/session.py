@@ -99,7 +99,7 @@ class Session:
     def warp_segments(
         self, source: Any, identifiers: list[str], forward: Any, fixed: Any, done: Callable[[Any], None]
     ) -> None:
-        """Segments of the moving segmentation node `source` on the grid of the volume node `fixed`, resampled once.
+        """Warp segments of the node `source` onto the grid of the volume node `fixed`, resampled once.
 
         forward: the transform node. `done` gets a new segmentation node.
         """

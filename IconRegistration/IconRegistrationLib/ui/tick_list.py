@@ -8,7 +8,7 @@ import qt
 
 
 def segment_names(node: Any) -> dict[str, str]:
-    """Segment identifier -> name, of a segmentation node or None."""
+    """Return the names of the segments of a node by identifier; none without a node."""
     if node is None:
         return {}
     segmentation = node.GetSegmentation()

@@ -189,7 +189,7 @@ def updated_speed(speed: float, predicted: float, measured: float) -> float:
 
 
 def overlap_share(fixed: Grid, moving: Grid, linear: np.ndarray) -> float:
-    """Share of the fixed box's volume inside the moving box, exact, any geometry; linear: 4x4, fixed mm -> moving mm.
+    """Return the exact share of the fixed box inside the moving box; linear: 4x4, fixed mm -> moving mm.
 
     The fixed box is clipped by the six faces of the moving one, both in coordinates of the moving box [-1, 1]^3.
     """
@@ -313,7 +313,7 @@ def _lattice(inputs: Inputs, settings: Settings, linear: np.ndarray, gpu: bool) 
 
 
 def _similarities(settings: Settings, modalities) -> tuple[str, ...]:
-    """Those that the run may use: with MR and MR, one contrast or two, only the aligned voxels decide."""
+    """Return the similarities that may be used: with MR and MR, one contrast or two, only the aligned voxels decide."""
     if settings.similarity != "auto":
         return (settings.similarity,)
     if modalities[0] != modalities[1]:
@@ -328,7 +328,7 @@ def _samples_of_levels(lattice: Grid) -> float:
 
 
 def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, similarities, inputs: Inputs) -> float:
-    """On two CPU cores; for two possible similarities their geometric mean, hence wrong by 1.1 at most."""
+    """Predict seconds on two CPU cores; for two similarities their geometric mean, hence wrong by 1.1 at most."""
     seconds = VOXEL_SECONDS * (math.prod(fixed.shape) + math.prod(moving.shape)) / 1e6
     automatic = settings.align == "auto" and inputs.initial is None
     align = catalog.find_card(settings.model, settings.weights_dir).alignment if automatic else settings.align
@@ -345,7 +345,7 @@ def _seconds(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, simil
 
 
 def _memory(fixed: Grid, moving: Grid, settings: Settings, lattice: Grid, similarities, gpu: bool) -> int:
-    """Bytes at the peak; for two possible similarities the larger. A GPU holds the lattices, not the whole images."""
+    """Predict bytes at the peak, the larger of two possible similarities'; a GPU holds lattices, not whole images."""
     stages = [0]
     if settings.model != "none":
         stages.append(NETWORK_BYTES)

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _single_files(args: argparse.Namespace, inputs: Iterable[str]) -> dict[Path, Callable]:
-    """Files beside the folder of results, or instead of it, and what writes them; each appears whole.
+    """Return files beside the folder of results, or instead of it, and what writes them; each appears whole.
 
     Raises InputError for one that cannot be written, or that is an input.
     """

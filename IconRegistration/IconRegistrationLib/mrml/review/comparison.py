@@ -24,7 +24,7 @@ _HOLE = -1e30
 
 
 def show_carried(restore_point: SceneRestorePoint, composites: Any, still: list, carried: list, transform: Any) -> None:
-    """One image's data under `transform`, its volume over the other image's, in all slice views.
+    """Show one image's data under `transform`, its volume over the other image's, in all slice views.
 
     still, carried: nodes of the two images, the volume first. Forward: fixed, moving, and the forward transform; the
     other direction: moving, fixed, and the backward one. What lay under a registration and is now still is taken out.
@@ -75,7 +75,7 @@ def match_window(restore_point: SceneRestorePoint, fixed: Any, moving: Any) -> N
 
 
 def _sample(node) -> Image:
-    """Every n-th voxel of a volume node, a million or so, wherever they lie."""
+    """Return every n-th voxel of a volume node, a million or so, wherever they lie."""
     voxels = _voxels(node)
     step = max(1, round((voxels.size / 1e6) ** (1 / 3)))
     thinned = voxels[::step, ::step, ::step]
@@ -83,13 +83,13 @@ def _sample(node) -> Image:
 
 
 def _voxels(node) -> np.ndarray:
-    """[k, j, i], a view: what is written into it is in the node."""
+    """Return the voxels, [k, j, i], as a view: what is written into it is in the node."""
     voxels = node.GetImageData()
     return vtk_to_numpy(voxels.GetPointData().GetScalars()).reshape(voxels.GetDimensions()[::-1])
 
 
 def blend(restore_point: SceneRestorePoint, composites: Any, opacity: float) -> None:
-    """How much of the foreground volume is seen, 0 to 1."""
+    """Set how much of the foreground volume is seen, 0 to 1."""
     for composite in composites:
         restore_point.change(composite, "ForegroundOpacity", opacity)
 
@@ -143,7 +143,7 @@ def cut_volume(restore_point: SceneRestorePoint, source: Any) -> CutVolume:
 
 
 def checkerboard(cut: CutVolume, cells: int) -> None:
-    """Cubes of the volume and holes by turns, `cells` along its longest axis; the first voxel lies in a cube."""
+    """Alternate cubes of the volume and holes, `cells` along its longest axis; the first voxel lies in a cube."""
     grid, voxels, source = image_from_node(cut.node).grid, _voxels(cut.node), _voxels(cut.source)
     edge = grid.extent.max() / cells
     odd = [
@@ -183,7 +183,7 @@ def curtain(cut: CutVolume, direction: str, fraction: float) -> None:
 
 
 def _world_axis(direction: str) -> int:
-    """0, 1, 2 for x, y, z."""
+    """Return the world axis, 0, 1, 2 for x, y, z."""
     if direction not in CURTAIN_DIRECTIONS:
         raise InputError(
             tr(

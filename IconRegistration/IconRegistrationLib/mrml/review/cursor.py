@@ -12,7 +12,7 @@ from .scene_restore_point import SceneRestorePoint
 
 
 def corresponding_point(forward: Any, point: Any) -> np.ndarray:
-    """Where a point of the fixed image lies in the undeformed moving scan; both (x, y, z) in mm, RAS, world.
+    """Return where a point of the fixed image lies in the undeformed moving scan; both (x, y, z) in mm, RAS, world.
 
     By the whole map, whatever amount of it is shown. The world is where the moving scan is with its own linear
     parents, if it has any: that place was registered.

@@ -92,7 +92,7 @@ def show_deformation(
 
 
 def _style_deformation(display, style: str, spacing: float, red: float) -> None:
-    """Mode, distances and colours of a transform display node. spacing, red: mm, the displacement drawn in red."""
+    """Set mode, distances and colours of a transform display node. spacing, red: mm, the displacement drawn in red."""
     modes = {"grid": display.VIS_MODE_GRID, "glyphs": display.VIS_MODE_GLYPH, "contours": display.VIS_MODE_CONTOUR}
     if style not in modes:
         raise InputError(

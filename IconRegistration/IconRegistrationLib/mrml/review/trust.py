@@ -82,7 +82,7 @@ def show_overlay(restore_point: SceneRestorePoint, composites: Any, overlay: Any
 
 
 def _finer(image: Image, spacing: float = 1.5, voxels: float = 3e7) -> Image:
-    """float32, linearly interpolated, a whole number of new samples per old one: `spacing` in mm, within `voxels`."""
+    """Resample to float32, a whole number of linear samples per old one: `spacing` in mm, within `voxels`."""
     factor = max(1, math.ceil(image.grid.spacing.max() / spacing - 1e-6))
     factor = max(1, min(factor, int((voxels / image.array.size) ** (1 / 3))))
     size = [(n - 1) * factor + 1 for n in image.grid.size]

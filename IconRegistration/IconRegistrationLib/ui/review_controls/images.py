@@ -48,7 +48,7 @@ class CurtainDirection(Choice):
 
 
 def _is_bound(view: View) -> bool:
-    """Whether the view needs the moving scan where it was, or its resampled volume."""
+    """Return whether the view needs the moving scan where it was, or its resampled volume."""
     return view.linked_cursor or view.comparison in _CUT
 
 
@@ -61,7 +61,7 @@ def _possible_swap(view: View, request: RegistrationRequest, nodes: ResultNodes)
 
 
 def _possible_data(view: View, request: RegistrationRequest, nodes: ResultNodes) -> str:
-    """Nothing is resampled in the other direction: it is live."""
+    """Return the possible choices; nothing is resampled in the other direction: it is live."""
     if nodes.warped_volume is None or view.swap:
         return "live"
     return "resampled" if _is_bound(view) else view.shown

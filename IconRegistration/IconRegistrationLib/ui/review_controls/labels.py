@@ -12,7 +12,7 @@ _KEY = "live segments"
 
 
 def _possible_labels(view: View, request: RegistrationRequest, nodes: ResultNodes) -> tuple[str, ...]:
-    """Segments that there are; none in the other direction."""
+    """Return the segments that exist; none in the other direction."""
     if view.swap or request.moving_segmentation is None:
         return ()
     there = request.moving_segmentation.GetSegmentation().GetSegmentIDs()
