@@ -1,8 +1,8 @@
 """Run one of the project's commands: `python Testing/run.py VERB`.
 
     demo            register a phantom; the results are in demo/
-    test            check the style, then run all tests, two at a time
-    test --fast     the same, without the tests marked slow or nightly
+    test            check style and types, then run all tests, two at a time
+    test --fast     check the style, then run the tests that are not marked slow or nightly
     docs            build the documentation's site in build/docs
 
 Further arguments of `demo` go to the command, those of `test` to pytest, those of `docs` to Sphinx. Each verb makes
@@ -49,11 +49,14 @@ def main(arguments):
             ".[scene,test]",
             without_dependencies=["icon_registration>=1.1.9", "unigradicon>=1.0.6", "footsteps"],
         )
-        for check in (["ruff", "check", "."], ["ruff", "format", "--check", "."]):
-            subprocess.check_call([python, "-m", *check], cwd=ROOT)
+        checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
         if "--fast" in rest:
             rest.remove("--fast")
             rest = ["-m", "not slow and not nightly", *rest]
+        elif sys.version_info >= (3, 11):  # numpy's last release for 3.10 has other type hints
+            checks.append(["mypy"])
+        for check in checks:
+            subprocess.check_call([python, "-m", *check], cwd=ROOT)
         return subprocess.call([python, "-m", "pytest", *TWO_AT_A_TIME, *rest], cwd=ROOT)
     if verb == "docs":
         # sphinx imports every module of the library, scenes and cohorts too
