@@ -82,7 +82,7 @@ def map_both_directions(function: Callable[..., _Result], *arguments: Iterable[A
 def physical_memory() -> int | None:
     """Return the bytes of main memory, or of the control group's limit; None where the system does not say."""
     limits = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    if sys.platform != "win32" and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     try:
         with open("/sys/fs/cgroup/memory.max") as file:
