@@ -173,7 +173,7 @@ class IconRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self):
-        self._disconnectParameterNode()  # what is looked at stays, for instance to set landmarks on it
+        self._disconnectParameterNode()  # the display stays, for instance for placing landmarks
 
     def onReload(self):
         purgeLibrary()

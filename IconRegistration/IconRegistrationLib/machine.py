@@ -23,7 +23,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
 #: What OpenMP's threads do at a barrier before they sleep: libgomp counts turns of a loop, LLVM's and Intel's libraries
 #: milliseconds. Testing/benchmarks/busy.py compares them; docs/benchmarks.md has the figures.
 WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
-#: Variables by which a user chooses the waiting himself.
+#: Environment variables with which a user sets the wait policy.
 _CHOSEN_BY_THE_USER = ("OMP_WAIT_POLICY", *WAITING)
 
 

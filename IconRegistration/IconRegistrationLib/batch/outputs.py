@@ -85,7 +85,7 @@ def _write_grid_picture(folder: Path, inputs: Inputs, results: Results, scene: b
 
 
 def _windowed(fixed, results):
-    """Return the fixed image as it is looked at: CT in the soft tissue window."""
+    """Return the fixed image for display: CT in the soft-tissue window."""
     from dataclasses import replace
 
     if results.registration.provenance["fixed"]["modality"] != "ct":

@@ -53,7 +53,7 @@ class PairFiles:
 
     @property
     def files(self) -> dict[str, str]:
-        """Every given file by its role."""
+        """The given files by role."""
         given = {role: getattr(self, role) for role in ROLES}
         return {role: path for role, path in given.items() if path}
 

@@ -154,7 +154,7 @@ class Phantom:
 
     @property
     def inputs(self) -> Inputs:
-        """What a registration is given: without the truth."""
+        """Inputs of a registration, without the ground truth."""
         return Inputs(
             self.fixed,
             self.moving,

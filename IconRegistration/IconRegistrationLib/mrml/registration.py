@@ -145,7 +145,7 @@ class RegistrationRequest:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `workflow.pipeline.compute` wants to know beside inputs and settings."""
+        """Keyword arguments of `workflow.pipeline.compute` besides inputs and settings."""
         return {**compute_options(self.roles), "moving_resolution": self.moving_resolution}
 
 
@@ -222,7 +222,7 @@ def inputs_from_nodes(request: RegistrationRequest) -> Inputs:
         return mask_from_node(node, identifiers if node is segmentation_node else None)
 
     r = request
-    # an initial transform above the moving image is part of its place in the world already
+    # an initial transform above the moving image is already part of its position in the world
     initial = None if r.initial in _parents(r.moving) else r.initial
     inputs = Inputs(
         image_from_node(r.fixed),

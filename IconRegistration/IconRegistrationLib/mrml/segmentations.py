@@ -29,7 +29,7 @@ def segmentation_from_node(node: Any) -> Segmentation:
     Raises
     ------
     InputError
-        If there is nothing in it, or for a non-linear parent transform.
+        If the segmentation is empty, or for a non-linear parent transform.
     """
     source = _with_label_maps(node)
     geometry = slicer.vtkOrientedImageData()

@@ -95,7 +95,7 @@ class ModelCard:
 
     @property
     def filename(self) -> str:
-        """What the weights are called on disk (the publishers call all of theirs Step_2_final.trch)."""
+        """File name of the weights (the publishers name all of their files Step_2_final.trch)."""
         return f"{self.name}.trch"
 
 

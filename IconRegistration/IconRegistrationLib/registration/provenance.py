@@ -1,4 +1,4 @@
-"""The record of a registration: what was done with what, where, how long it took and by which versions."""
+"""Provenance of a registration: inputs, settings, device, times and versions."""
 
 from __future__ import annotations
 

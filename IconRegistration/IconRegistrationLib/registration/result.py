@@ -29,7 +29,7 @@ class Registration:
     linear : np.ndarray
         4x4, fixed mm -> moving mm (LPS), the linear alignment contained in all of them.
     outside : float
-        Value of the moving image where there is nothing, for warping.
+        Value for warping outside the moving image.
     settings : Settings
         As they were asked for.
     provenance : dict

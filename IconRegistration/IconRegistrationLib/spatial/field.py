@@ -287,7 +287,7 @@ def _majority(labels: np.ndarray, index: torch.Tensor) -> np.ndarray:
     """Return the label with the largest trilinear weight at `index` [3, ...]; clamped at the border.
 
     Only the eight voxels around a position have weight, so eight gathers serve any number of labels; and where these
-    eight agree, as nearly everywhere, there is nothing to weigh.
+    eight agree, as nearly everywhere, no weights are needed.
     """
     last = np.array(labels.shape[::-1]) - 1
     positions = np.clip(index.numpy().reshape(3, -1), 0, last[:, None])

@@ -464,7 +464,7 @@ class Landmarks:
     points : ndarray, (n, 3)
         (x, y, z) in mm, LPS.
     labels : tuple of str
-        Their names, by which two lists are matched.
+        Names of the points, used to match two lists.
     name : str
         What messages call them.
     """

@@ -66,7 +66,7 @@ class Checker:
         self._facts, self._inputs = {}, None
 
     def _inputs_of(self, request: RegistrationRequest) -> Inputs:
-        # point lists are read each time: no time stamp of theirs tells that a point was added, removed or renamed
+        # point lists are read each time: their time stamps do not change if a point is added, removed or renamed
         lists = {name: node for name, node in request.nodes.items() if name.endswith("landmarks")}
         without: dict[str, Any] = dict.fromkeys(lists)
         rest = replace(request, **without)

@@ -11,7 +11,7 @@ from ..mrml.registration import RegistrationRequest, ResultNodes
 
 
 class View(SimpleNamespace):
-    """How a result is looked at: the value of each control by its name.
+    """Review settings of a result: the value of each control by its name.
 
     Amounts are in 0..1, lengths in mm, 0 for automatic.
     """

@@ -298,7 +298,7 @@ class Download:
 
     @property
     def question(self) -> str:
-        """What the user is asked before the download."""
+        """Question to the user before the download."""
         address = urllib.parse.urlsplit(self.url)
         source = str(address.hostname) + "/".join(address.path.split("/")[:3])  # github.com/owner/repository
         return tr(

@@ -91,7 +91,7 @@ class WorkerProcess:
 
     @property
     def info(self) -> dict | None:
-        """What the running worker said of itself; None while none is ready."""
+        """Self-description of the running worker; None while none is ready."""
         return self._info
 
     def submit(self, request: dict) -> None:

@@ -72,7 +72,7 @@ class Review:
     restore_point : SceneRestorePoint
         Undoes every change that is made through it.
     copies : dict
-        "forward", "backward" -> the transform node under which data is looked at.
+        "forward", "backward" -> the transform node applied to the displayed data.
     kept : dict
         What controls keep while the result is shown, by keys of their own.
     """
@@ -163,7 +163,7 @@ class Review:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Have everything where it was registered, not where it is looked at."""
+        """Put everything back into its registered position, without the transforms of the review."""
         carried = self.sides()[1] if self.view is not None and self.view.shown == "live" else []
         for node in carried:
             scene_review.take_out(self.restore_point, node)

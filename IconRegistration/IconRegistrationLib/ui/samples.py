@@ -30,7 +30,7 @@ def register_samples() -> None:
     SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=tr("Phantom: a torso breathing in and out"),
-        uris=(),  # SampleDataSource counts what these three hold; there is nothing to download
+        uris=(),  # SampleDataSource compares the lengths of these three; nothing is downloaded
         fileNames=(),
         nodeNames=(),
         customDownloader=_load_phantom,

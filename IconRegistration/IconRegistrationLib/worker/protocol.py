@@ -1,7 +1,7 @@
 """The protocol between the window and the worker process: lines of JSON, requests in and replies out.
 
-One JSON object per line in UTF-8: the parent's on standard input, the worker's on standard output. What else libraries
-print goes to standard error. Arrays travel through folders (worker/exchange.py) that the parent makes and removes.
+One JSON object per line in UTF-8: the parent's on standard input, the worker's on standard output. Other output of
+libraries goes to standard error. Arrays travel through folders (worker/exchange.py) that the parent makes and removes.
 
 The worker's first line says that it can work, or why it cannot; then it exits with 3::
 
@@ -10,7 +10,7 @@ The worker's first line says that it can work, or why it cannot; then it exits w
          {"name": "cpu", "title": ..., "memory": bytes or null}]}}
     {"failed": {"kind": "dependency", "message": SENTENCE, "details": traceback}}
 
-A SENTENCE is what a user reads, or a string where there is nothing to translate. The window makes the text of it,
+A SENTENCE is what a user reads, or a plain string that needs no translation. The window makes the text of it,
 in its own language (text.Sentence)::
 
     {"template": English with {named} placeholders, "values": {name: value or SENTENCE},

@@ -16,7 +16,7 @@ from ...text import tr
 from ..volumes import image_from_node, node_from_image, vtk_image
 from .scene_restore_point import SceneRestorePoint
 
-#: Limits of the distrust map's colours in mm; below the first, tissue stays clear.
+#: Limits of the colours of the inverse-consistency error in mm; below the first, the map is transparent.
 DISTRUST_LIMITS = (1.0, 2.0, 3.0, 5.0, 10.0)
 
 _DISTRUST_COLORS = ((1, 0.95, 0.3), (1, 0.75, 0.1), (1, 0.5, 0), (0.95, 0.2, 0.05), (0.7, 0, 0.25))
