@@ -202,3 +202,11 @@ def test_the_rules_bite(tmp_path, monkeypatch):
     assert {room_of(name) for name in found} == {None, "io", "ui"}
     assert loaded_at_start(source) == {source, library / "io" / "b.py"}
     assert "slicer.mrmlScene" in names_of(source)
+
+
+def test_no_file_is_longer_than_one_can_read():
+    """500 lines in the library, 300 in the module file, 700 in a test."""
+    limits = {MODULE / "IconRegistration.py": 300} | dict.fromkeys(SOURCES, 500)
+    limits |= dict.fromkeys((MODULE.parent / "Testing").rglob("*.py"), 700)
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in limits}
+    assert not {path.name: length for path, length in lengths.items() if length > limits[path]}
