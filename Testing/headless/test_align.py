@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from IconRegistrationLib.errors import Cancelled, InputError
-from IconRegistrationLib.registration.align import Alignment, align, joint_histogram, normalised_mutual_information
+from IconRegistrationLib.registration.align import Alignment, align
+from IconRegistrationLib.registration.mutual_information import joint_histogram, normalised_mutual_information
 from IconRegistrationLib.spatial.geometry import Grid, Image, apply_affine
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from IconRegistrationLib.demo.phantom import SEGMENTS, make_phantom
+from IconRegistrationLib.demo.anatomy import SEGMENTS
+from IconRegistrationLib.demo.phantom import make_phantom
 from IconRegistrationLib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

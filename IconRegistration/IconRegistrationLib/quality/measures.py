@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 
 from ..errors import InputError
-from ..registration.align import joint_histogram, normalised_mutual_information, robust_range
+from ..registration.mutual_information import joint_histogram, normalised_mutual_information, robust_range
 from ..spatial.field import mapped_index, warp_segmentation
 from ..spatial.geometry import Grid, Image, Landmarks, Segmentation, apply_affine
 from ..spatial.sampling import affine_index, as_volume, coverage, inside, interpolate, sample, slabs, voxel_to_voxel

@@ -27,6 +27,15 @@ from ..machine import map_both_directions
 from ..spatial.geometry import Grid, Image
 from ..spatial.sampling import coverage, sample_mask, smooth_sample
 from ..text import tr
+from .mutual_information import (
+    BINS,
+    PARZEN,
+    PARZEN_SLOPE,
+    REFINEMENT,
+    entropy_of,
+    normalised_mutual_information,
+    robust_range,
+)
 from .settings import ALIGNMENTS
 
 #: Samples of the smaller image at the coarse and the fine level: what a rigid alignment of a head needs.
@@ -37,9 +46,6 @@ FINEST_VOXELS = 400_000
 MOST_TIMES_AS_MANY = 16
 #: Least share of the smaller image that must overlap for a starting point to be considered.
 LEAST_OVERLAP = 0.2
-BINS = 32
-#: Values are counted this many times finer than BINS before the Parzen windows widen them: one count per voxel does.
-REFINEMENT = 8
 #: Steps at one level; half of them are rarely needed.
 MOST_STEPS = 30
 #: The longest step and the one not worth taking, in voxels of the level.
@@ -76,47 +82,6 @@ class Alignment:
         if self.after is None:
             return f"{self.kind}: by the {self.start}"
         return f"{self.kind} from {self.start}: normalised mutual information {self.before:.4f} -> {self.after:.4f}"
-
-
-def joint_histogram(first: np.ndarray, second: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Count value pairs.
-
-    Parameters
-    ----------
-    first, second : np.ndarray
-        Values in [0, 1] of two images at the same points.
-    bins : int
-        Bins of [0, 1].
-
-    Returns
-    -------
-    np.ndarray
-        [bins, bins] counts.
-    """
-    a, b = (np.clip(values * bins, 0, bins - 1).astype(np.int64).ravel() for values in (first, second))
-    return np.bincount(a * bins + b, minlength=bins * bins).reshape(bins, bins)
-
-
-def normalised_mutual_information(joint: np.ndarray) -> float:
-    """Return (H(A) + H(B)) / H(A, B) in [1, 2] of a joint histogram.
-
-    References
-    ----------
-    Studholme et al., Pattern Recognition 1999.
-
-    Examples
-    --------
-    >>> float(normalised_mutual_information(np.eye(4)))
-    2.0
-    """
-    joint = joint / joint.sum()
-    together = _entropy(joint)
-    return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / together if together > 0 else 1.0
-
-
-def _entropy(p: np.ndarray) -> float:
-    p = p[p > 0]
-    return float(-(p * np.log(p)).sum())
 
 
 def align(
@@ -274,16 +239,6 @@ def _isotropic(grid: Grid, spacing: float) -> Grid:
     return Grid.from_parts(size, step, axes @ (low + step / 2), axes)
 
 
-def robust_range(array: np.ndarray) -> tuple[float, float]:
-    """Return the range of the values without the tails of the histogram, which metal and noise make long."""
-    values = array.ravel()[:: max(1, array.size // 1_000_000)]
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return 0.0, 1.0
-    low, high = np.quantile(values, [0.001, 0.999])
-    return float(low), float(high if high > low else values.max())
-
-
 @dataclass(frozen=True)
 class _LatticeImage:
     """An image on an isotropic, right-angled lattice.
@@ -438,7 +393,7 @@ class _DirectedSamples:
         if not total > 0:
             return -np.inf, np.zeros(12), np.zeros((12, 12))
         joint = self.joint @ PARZEN / total
-        value, entropy = normalised_mutual_information(joint), _entropy(joint)
+        value, entropy = normalised_mutual_information(joint), entropy_of(joint)
         # d value / d joint, but for a constant per row: the windows of a voxel's value sum to one wherever it goes
         gain = value * np.log(np.maximum(joint, 1e-12)) - np.log(np.maximum(joint.sum(0), 1e-12))
         rise = _float32((gain @ PARZEN_SLOPE.T).ravel() / max(entropy, 1e-12))[self._cell]  # d value / d a voxel's
@@ -451,22 +406,6 @@ class _DirectedSamples:
 
 def _float32(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def _parzen() -> tuple[np.ndarray, np.ndarray]:
-    """Return shares of a fine bin in cubic B-spline windows, [BINS * REFINEMENT, BINS], and their slopes by value.
-
-    Values from 0 to 1 lie between the second window and the last but one: none leaves its windows.
-    """
-    values = (np.arange(BINS * REFINEMENT) + 0.5) / (BINS * REFINEMENT)
-    offset = 1 + values[:, None] * (BINS - 3) - np.arange(BINS)
-    far, sign = np.abs(offset), np.sign(offset)
-    shares = np.where(far < 1, (4 - 6 * far**2 + 3 * far**3) / 6, np.maximum(2 - far, 0) ** 3 / 6)
-    slopes = np.where(far < 1, 1.5 * far**2 - 2 * far, -0.5 * np.maximum(2 - far, 0) ** 2) * sign
-    return shares, slopes * (BINS - 3)
-
-
-PARZEN, PARZEN_SLOPE = _parzen()
 
 
 # ----------------------------------------------------------------------------------------------------- optimisation
