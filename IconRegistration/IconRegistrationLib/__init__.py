@@ -25,7 +25,7 @@ need them in whatever Slicer loads at start.
 
 __version__ = "0.1.0"
 
-#: The public names, by the module that holds them; loaded when first asked for.
+#: The public names by their modules, which are loaded at first use.
 _PUBLIC = {
     "errors": (
         "Cancelled",
@@ -88,7 +88,7 @@ __all__ = ["__version__", *sorted(_MODULES)]
 
 
 def __getattr__(name: str):
-    """Load the module of a public name when it is first asked for (PEP 562)."""
+    """Load the module of a public name at its first use (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # importing the library imports nothing

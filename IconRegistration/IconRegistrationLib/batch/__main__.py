@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
 
 
 def run_in_slicer(slicer, arguments: list[str]) -> None:
-    """Run in Slicer's own process, which would go on after the script: it is told to exit with the command's code."""
+    """Run in Slicer's own process, which continues after the script, and exit with the command's code."""
     # what stands for them in Slicer is written when a buffer of C++ is full: progress would come at the end
     sys.stdout, sys.stderr = sys.__stdout__ or sys.stdout, sys.__stderr__ or sys.stderr
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Slicer's own ends the process on the spot

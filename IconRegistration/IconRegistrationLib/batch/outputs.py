@@ -1,4 +1,4 @@
-"""Add the scene and the pictures to a folder of results, and list what is in it."""
+"""Add the scene and the pictures to a folder of results, and list its files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_inputs(folder: Path, inputs: Inputs) -> None:
 
 
 def write_results(folder: Path, inputs: Inputs, results: Results, *, scene=True, pictures=True) -> list[str]:
-    """Write everything of `FILES` that the results have; return what was left out and why, a sentence each."""
+    """Write everything of `FILES` that the results have; return notes on what was omitted."""
     write_values(folder, results)
     notes: list[str] = []
     steps = ([_write_grid_picture] if pictures else []) + ([_write_scene] if scene or pictures else [])
@@ -95,7 +95,7 @@ def _windowed(fixed, results):
 
 
 def centre_of_interest(inputs: Inputs) -> np.ndarray:
-    """Return the middle of what is segmented in the fixed image, else of the image: (x, y, z) mm, LPS."""
+    """Return the centre of the segments of the fixed image, else of the image: (x, y, z) mm, LPS."""
     segmentation = inputs.fixed_segmentation
     if segmentation is not None:
         inside = np.any([layer != 0 for layer in segmentation.layers], axis=0)
@@ -156,7 +156,7 @@ def _write_scene(folder: Path, inputs: Inputs, results: Results, scene: bool, pi
             shown: dict[str, Any] = {"centre": centre, "opacity": 0.5, "size": 560}
             render_slices(mrml, fixed, folder / "pictures" / "before.png", moving, segmentations=before, **shown)
             deformation = results.registration.forward.after(np.linalg.inv(results.registration.linear))
-            with temporary_nodes(mrml):  # the grid tells of the deformation, not of where the patient lay
+            with temporary_nodes(mrml):  # the grid shows the deformation, not the position of the patient
                 grid = node_from_field(mrml, deformation, "deformation")
                 render_slices(
                     mrml,

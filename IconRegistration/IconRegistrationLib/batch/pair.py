@@ -74,7 +74,7 @@ class OutputOptions:
 def register_pair(
     pair: PairFiles, folder: Path, outputs: OutputOptions, progress: StageProgress, load: Callable | None = None
 ) -> tuple[Results, list[str]]:
-    """Read, check, register and write into the empty `folder`: the results, and what was left out and why.
+    """Read, check, register and write into the empty `folder`; return the results and notes on omissions.
 
     load: `load_model`, or what keeps loaded networks between pairs.
     Raises what `read_inputs` and `register` raise, and OSError where the disk does not take the results.
@@ -87,7 +87,7 @@ def register_pair(
 def compute_pair(
     pair: PairFiles, inputs: Inputs, outputs: OutputOptions, progress: StageProgress, load: Callable | None = None
 ) -> Results:
-    """Register what was read; `register_pair` without its folder."""
+    """Register the inputs; `register_pair` without its folder."""
     from ..machine import keep_freed_memory
     from ..networks.catalog import load_model
     from ..workflow.pipeline import compute

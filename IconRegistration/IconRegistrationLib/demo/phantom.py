@@ -116,7 +116,7 @@ def _breathing(rng: np.random.Generator) -> _Motion:
 
 
 class _Texture:
-    """Smooth random functions of body coordinates, unit variance: what tells one piece of tissue from another."""
+    """Smooth random functions of body coordinates, unit variance: texture that distinguishes pieces of tissue."""
 
     _SPACING = 5.0
     _COUNT = 88

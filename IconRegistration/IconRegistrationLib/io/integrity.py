@@ -147,7 +147,7 @@ def _inflated(file) -> Iterator[bytes]:
 
 
 def _stored(image: ImageFile) -> _Stored | None:
-    """Find the voxels; None for formats and encodings in which ITK itself notices what is missing, or unknown ones."""
+    """Find the voxels; None for formats and encodings in which ITK itself detects missing data, or unknown ones."""
     path = image.path
     if image.format == "NiftiImageIO":
         return _stored_nifti(path)

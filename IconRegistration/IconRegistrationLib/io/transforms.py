@@ -216,7 +216,7 @@ def _refuse_several(path: Path) -> None:
 
 
 def _refuse_promised_lattice(path: Path, content: bytes) -> None:
-    """Refuse a text transform whose lattice lacks samples: ITK allocates what is promised, whatever the file holds."""
+    """Refuse a text transform whose lattice lacks samples: ITK allocates the declared size regardless."""
     held = len(content.split())
     for fixed in re.findall(rb"^FixedParameters:(.*)$", content, re.MULTILINE):
         size = fixed.split()[:3]

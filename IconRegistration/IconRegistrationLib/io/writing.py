@@ -189,7 +189,7 @@ def remove_stale_partials(folder: Path, name: str | None = None) -> None:
 
 
 def _is_another_process(pid: int) -> bool:
-    """Return whether another process has this number; our own was given to us anew."""
+    """Return whether another process has this number; our own number may have been reused."""
     return pid != os.getpid() and process_is_alive(pid)
 
 

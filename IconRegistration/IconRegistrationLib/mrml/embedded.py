@@ -45,7 +45,7 @@ def boot() -> Any:
 
 
 def private_scene() -> Any:
-    """Return the scene for what is written to files: never desktop Slicer's, which is the user's and in its views.
+    """Return a private scene for writing files: never desktop Slicer's, which belongs to the user.
 
     In desktop Slicer it is assembled beside that one by the first call; elsewhere it is the one of `boot`, and raises
     what that raises.

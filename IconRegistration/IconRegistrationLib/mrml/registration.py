@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PROVENANCE_ATTRIBUTE = "IconRegistration.provenance"
 #: Node attribute of the forward transform that holds the quality report, as JSON.
 REPORT_ATTRIBUTE = "IconRegistration.report"
-#: Node attribute that says, as JSON, what was asked for beside nodes (which are node references) and settings.
+#: Node attribute with the request as JSON, except nodes (which are node references) and settings.
 REQUEST_ATTRIBUTE = "IconRegistration.request"
 
 

@@ -102,7 +102,7 @@ def _cards_of_the_user(weights_dir: str | Path | None) -> dict[str, ModelCard]:
     return cards
 
 
-@lru_cache(maxsize=256)  # asked for at every key that is pressed in the panel
+@lru_cache(maxsize=256)  # requested at every key press in the panel
 def _card_of_the_user(path: Path, changed: int, size: int) -> ModelCard | None:
     try:
         card = read_card(path)

@@ -96,7 +96,7 @@ def download(
 
 
 def _download_rest(card: ModelCard, target: Path, part: Path, progress: ByteProgress | None) -> None:
-    """Append to `part` what is missing of it by one connection, or start anew where the server cannot continue."""
+    """Download the missing rest of `part` by one connection, or start again if the server cannot resume."""
     request = urllib.request.Request(card.url, headers={"User-Agent": "icon-registration"})
     validator = read_json(_validator_file(part)).get(card.url)
     if _size(part) and validator:

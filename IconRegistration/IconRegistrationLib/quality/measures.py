@@ -42,7 +42,7 @@ def folding(jacobian: np.ndarray, grid: Grid, mask: np.ndarray | None = None) ->
 
 BINS = 64
 
-#: find_objects keeps a box for each number up to the largest label; labels above this are numbered anew first.
+#: find_objects keeps a box for each number up to the largest label; larger labels are renumbered first.
 _MOST_LABELS = 2**16
 
 

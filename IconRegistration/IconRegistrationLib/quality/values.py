@@ -121,6 +121,6 @@ def pair_of(change: Change) -> tuple[float, float]:
 
 
 def mean_change(changes: Iterable[Change]) -> Change:
-    """Average the changes over what is finite before and after."""
+    """Average the changes whose values before and after are both finite."""
     pairs = [pair_of(c) for c in changes if math.isfinite(c.before) and math.isfinite(c.after)]
     return Change(*(float(v) for v in np.mean(pairs, axis=0))) if pairs else Change(math.nan, math.nan)

@@ -85,7 +85,7 @@ class VerdictEntry:
 
 
 def level_in_words(level: str) -> Sentence:
-    """Return words for a colour: not everybody tells them apart.
+    """Return words for a colour, because not everybody can distinguish the colours.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def level_in_words(level: str) -> Sentence:
 
 
 def verdicts_of(measured: Measured) -> tuple[Verdict, ...]:
-    """Return the verdicts on what was measured, in the order of the table."""
+    """Return the verdicts on the measures, in the order of the table."""
     verdicts = (entry.judge(measured) for entry in VERDICTS.values())
     return tuple(verdict for verdict in verdicts if verdict is not None)
 

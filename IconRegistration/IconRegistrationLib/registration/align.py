@@ -286,7 +286,7 @@ class _LatticeImage:
         )
 
     def centre_of_mass(self) -> np.ndarray:
-        """Return the centre of what is brighter than the background, mm: intensities above their mean, in the mask."""
+        """Return the centre of mass in mm of the intensities above their mean, within the mask."""
         weights = self.array if self.mask is None else self.array * self.mask
         weights = np.maximum(weights - weights.mean(), 0).astype(np.float64)
         if not weights.sum() > 0:

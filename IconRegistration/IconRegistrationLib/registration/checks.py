@@ -161,7 +161,7 @@ def estimate_memory(fixed: Grid, moving: Grid, samples: int = REFINEMENT_VOXELS[
 
 
 def check_memory(fixed: Grid, moving: Grid) -> None:
-    """Check that two images fit into this machine's memory, with what is computed; raise InputError otherwise."""
+    """Check that two images and all results fit into this machine's memory; raise InputError otherwise."""
     available = physical_memory()
     needed = estimate_memory(fixed, moving)
     if available is not None and needed > available:

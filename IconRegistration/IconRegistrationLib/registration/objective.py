@@ -26,7 +26,7 @@ _ALL = (slice(None), slice(None))
 
 @dataclass(frozen=True)
 class FieldRefinement:
-    """How the maps are refined. docs/refinement.md tells how the defaults were chosen.
+    """Settings of the refinement. docs/refinement.md explains the choice of the defaults.
 
     Raises
     ------

@@ -47,7 +47,7 @@ class PreparedImage:
         return cls(image, values, modality, mask)
 
     def on(self, lattice: Grid, device: torch.device, *, antialias: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values and mask on a lattice, [1, 1, D, H, W]; the mask also omits what was never scanned."""
+        """Return values and mask on a lattice, [1, 1, D, H, W]; the mask also excludes unscanned voxels."""
         values = smooth_for(self.values, self.image.grid, lattice) if antialias else self.values
         on_lattice = torch.from_numpy(sample(values, self.image.grid, lattice))[None, None].to(device)
         return on_lattice, self.mask_on(lattice, device)

@@ -23,7 +23,7 @@ FEWEST_SAMPLES = 4
 
 
 def network_lattices(fixed: Grid, moving: Grid, shape: Sequence[int]) -> tuple[Grid, Grid]:
-    """Return the lattices of a network as published: both images are stretched to its input, box on box.
+    """Return the lattices of a network as published: the boxes of both images are stretched to its input.
 
     Parameters
     ----------

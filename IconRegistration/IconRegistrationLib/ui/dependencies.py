@@ -1,4 +1,4 @@
-"""What registration needs beside Slicer: Python packages and weights; what is missing, and how it is installed.
+"""Dependencies of registration besides Slicer: Python packages and weights, and their installation.
 
 Nothing happens when this module is imported; nothing is installed or downloaded before the user has said yes. The
 packages are looked up, never imported: registration runs in the worker process, so that what is installed here is used
@@ -43,7 +43,7 @@ class Problem:
     fix: str
 
     def __str__(self):
-        """Return the requirement and what is installed instead."""
+        """Return the requirement and the installed version."""
         if self.found:
             return tr("{needed} ({found} is installed)", needed=self.needed, found=self.found)
         return tr("{needed} (not installed)", needed=self.needed)
@@ -70,7 +70,7 @@ def missing(requirements: Iterable[str]) -> list[Problem]:
 
 def _installed_version(name: str) -> str | None:
     try:
-        return importlib.metadata.version(name) or None  # what is left of a removed package has no version
+        return importlib.metadata.version(name) or None  # remains of a removed package have no version
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -186,7 +186,7 @@ def ensure_packages(ask: Callable[[str], bool], say: Callable[[str], None], inst
 
 
 def question(problems: list[Problem]) -> str:
-    """Return the question that says what is installed, from where, what it replaces and what stays."""
+    """Return the question before an installation: packages, source, replaced and unchanged packages."""
     sources = []
     if any(problem.name == "torch" for problem in problems):
         sources.append(tr("PyTorch in the build that fits this computer (0.2 to 3 GB), by the PyTorch extension"))
@@ -276,7 +276,7 @@ def _attempt(problems: list[Problem], install: Callable[[], None]) -> None:
 
 
 def instruction(python: str) -> str:
-    """Return what to do where the Python that the user named lacks packages. Nothing is installed into it from here.
+    """Return the remedy if the Python chosen by the user lacks packages. The extension never installs into it.
 
     python: as the user wrote it, a path or a command.
     """

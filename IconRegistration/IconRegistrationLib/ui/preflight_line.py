@@ -99,7 +99,7 @@ class PreflightLine(VTKObservationMixin):
             self._checked = None
 
     def on_input_changed(self, caller: Any = None, event: Any = None) -> None:
-        """Ask the preflight anew, unless it is the review that brings data under its transform."""
+        """Repeat the preflight, unless the change was made by the review."""
         if not self._is_paused:
             self._checked = None
             self._refresh()

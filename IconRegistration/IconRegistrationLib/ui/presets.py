@@ -82,7 +82,7 @@ def _of_the_method(settings: Settings) -> dict[str, object]:
 
 
 def _method_of(values) -> Settings:
-    """Return the settings of what is stored as one preset; raise InputError where that cannot be."""
+    """Return the settings of a stored preset; raise InputError if it is invalid."""
     if not isinstance(values, dict):
         raise InputError(tr("it is {values!r}, not an object of settings; delete it.", values=values))
     unknown = sorted(set(values) - set(OF_THE_METHOD))

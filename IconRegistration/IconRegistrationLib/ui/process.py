@@ -39,7 +39,7 @@ def _nothing(*_values) -> None:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Whom a WorkerProcess tells. Every request ends with exactly one `result` or `failed`.
+    """Listener of a WorkerProcess. Every request ends with exactly one `result` or `failed`.
 
     ready(info): the worker runs; what it is and which devices it has.
     progress(stage, fraction of the request).  note(sentence): what the worker changed to get on.
@@ -378,7 +378,7 @@ class _Child:
             self._process.kill()
 
     def wait(self) -> None:
-        """Wait for the end that `close` asked for; only for when Slicer ends."""
+        """Wait until the process closed by `close` has ended; only used when Slicer exits."""
         if self in _running and not self._process.waitForFinished(int(1000 * END_SECONDS)):
             self._process.kill()
             self._process.waitForFinished(int(1000 * END_SECONDS))

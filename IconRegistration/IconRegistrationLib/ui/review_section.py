@@ -62,7 +62,7 @@ class ReviewSection:
                     getattr(ui, name).setVisible(control.visible(view))
 
     def close(self) -> None:
-        """Put the scene back as it was before a result was shown."""
+        """Restore the scene to its state before a result was shown."""
         with self._preflight.unwatched():
             self._panel.review.close()
 

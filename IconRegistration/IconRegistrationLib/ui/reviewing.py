@@ -59,7 +59,7 @@ def enabled_widgets(view: View | None, request: RegistrationRequest | None, node
 
 
 class Review:
-    """Shows one result. `show` begins, `apply` follows the controls, `close` puts the scene back as it was.
+    """Shows one result. `show` begins, `apply` follows the controls, `close` restores the scene.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Review:
         return enabled_widgets(self.view, self.request, self.nodes)
 
     def show(self, request: RegistrationRequest, nodes: ResultNodes, view: View) -> None:
-        """Bring a result into the views, fitted and centred, instead of what was shown before."""
+        """Show a result in the views, fitted and centred, in place of the previous one."""
         self.close()
         self.restore_point = scene_review.SceneRestorePoint(self._scene)
         self.request, self.nodes = request, nodes
@@ -136,7 +136,7 @@ class Review:
         self.copies, self.kept = {}, {}
 
     def apply(self, wanted: View) -> None:
-        """Change in the scene what differs from what is shown."""
+        """Update the scene where it differs from the settings of the view."""
         if self.request is None:
             return
         old, self.view = self.view, possible(wanted, self.request, self.nodes)

@@ -32,16 +32,16 @@ class Listener(Protocol):
     """What hears about a run: the panel."""
 
     def on_ready(self, info: dict) -> None:
-        """Hear that the worker runs, and which devices it has."""
+        """Receive the devices of the worker, which is now running."""
 
     def on_progress(self, stage: str, fraction: float, seconds_left: float | None) -> None:
-        """Hear how far the run is. fraction: of all of it."""
+        """Receive the progress of the run. fraction: of the whole run."""
 
     def on_note(self, sentence: str) -> None:
-        """Hear what was changed in order to go on."""
+        """Receive a note on a setting that was changed in order to continue."""
 
     def on_failed(self, sentence: str, details: str, cancelled: bool) -> None:
-        """Hear why the run ended without a result."""
+        """Receive the reason for which the run ended without a result."""
 
 
 @dataclass

@@ -59,7 +59,7 @@ class StatusLine:
             self.show(tr("{stage}, {time} left", stage=stage, time=duration(seconds_left)))
 
     def note(self, sentence: str) -> None:
-        """Show what was changed in order to go on, and remember it until the end."""
+        """Show a note on a changed setting, and keep it until the end of the run."""
         self.notes.append(sentence)
         self.show(sentence, "amber")
 
@@ -76,7 +76,7 @@ class StatusLine:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Wrap one user action: what is wrong with the input is shown here, anything else as an error of Slicer's."""
+        """Wrap one user action: show input errors in the status line, any other error as one of Slicer's."""
         with slicer.util.tryWithErrorDisplay(tr("ICON Registration failed unexpectedly."), waitCursor=False):
             try:
                 yield

@@ -253,7 +253,7 @@ def signs_of_life(replies: ReplyWriter, request: Request) -> Iterator[None]:
 
 
 class ProgressSender:
-    """`progress(stage, fraction)` of one request: sends it, not too often; raises Cancelled once that is asked for."""
+    """`progress(stage, fraction)` of one request: sends it at a limited rate; raises Cancelled once requested."""
 
     def __init__(self, replies: ReplyWriter, request: Request):
         self._replies, self._request = replies, request

@@ -220,7 +220,7 @@ def _results(request: Request) -> Iterator[Path]:
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    """Return the content of a "failed": kind, sentence, and the traceback of what was not to be expected."""
+    """Return the content of a "failed": kind, sentence, and the traceback of an unexpected error."""
     kind, sentence = explain(error)
     expected = kind in ("input", "memory", "folder", "cancelled")
     details = "" if expected else "".join(traceback.format_exception(error))

@@ -107,7 +107,7 @@ def _middle_plane(grid: Grid) -> Grid:
 
 
 def _grey(values: np.ndarray, image: Image) -> np.ndarray:
-    """Return values as uint8, from the 1st to the 99th percentile of what is finite in the whole image."""
+    """Return values as uint8, scaled from the 1st to the 99th percentile of the finite values of the image."""
     sample = image.array.ravel()[:: max(1, image.array.size // 100_000)].astype(np.float32)
     low, high = np.percentile(sample[np.isfinite(sample)], (1, 99))
     return (255 * ((np.nan_to_num(values) - low) / max(high - low, 1e-6)).clip(0, 1)).astype(np.uint8)

@@ -38,7 +38,7 @@ def bids_entries(
     segment_roles: Mapping[str, bool] | None = None,
     atlas: Mapping[str, str] | None = None,
 ) -> tuple[list[Entry], list[str]]:
-    """Return the pairs of a BIDS folder, and notes on what was left out.
+    """Return the pairs of a BIDS folder, and notes on omitted images.
 
     Every later session of a subject is registered to its first one; with an atlas, every image is one side of a pair.
     Images are ``sub-*/[ses-*/]anat/sub-*_<suffix>.nii[.gz]``; a segmentation is the only

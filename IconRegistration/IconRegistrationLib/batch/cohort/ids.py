@@ -25,7 +25,7 @@ _IMAGE_SUFFIX = re.compile(r"(\.(nii|nrrd|nhdr|mha|mhd|hdr|img|mgh|mgz|vtk|tiff?
 
 
 def given_ids(rows: Sequence[Row]) -> tuple[dict[int, str], dict[int, str]]:
-    """Return the ids that rows give, and what is wrong with the others.
+    """Return the valid ids of the rows, and the errors of the others.
 
     Returns
     -------

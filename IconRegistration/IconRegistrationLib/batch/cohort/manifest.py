@@ -61,7 +61,7 @@ def read_manifest(
 
 
 def _table_rows(text: str, columns: set[str], required: Sequence[str]) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows of a table, whose first line names the columns and tells the separator; it has no settings."""
+    """Return the rows of a table, whose first line gives the columns and the separator; it has no settings."""
     header: list[str | None] | None = None
     rows: list[Row] = []
     line = 1

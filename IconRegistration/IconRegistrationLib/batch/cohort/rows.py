@@ -15,7 +15,7 @@ COMPANIONS = ("segmentation", "landmarks", "mask")
 
 
 class Row(NamedTuple):
-    """A pair as it is written, or what is wrong with it.
+    """A row of a manifest as it was read, with its mistakes.
 
     Attributes
     ----------

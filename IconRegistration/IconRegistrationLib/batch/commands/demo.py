@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Demo:
-    """results; notes on what was left out; mean and 95th percentile of the distance to the truth in mm."""
+    """Results, notes on omissions, and mean and 95th percentile of the distance to the truth in mm."""
 
     results: Results
     notes: list[str]

@@ -1,4 +1,4 @@
-"""`icon-registration models`: what there is, under which licence, and where the weights are."""
+"""`icon-registration models`: list the models, their licences and the paths of their weights."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _facts(entry: dict[str, Any]) -> list[str]:
-    """Return what is printed below a model's description, a line each."""
+    """Return the lines to be printed below a model's description."""
     lines: list[str] = []
     if entry["weights"]:
         lines += [

@@ -83,7 +83,7 @@ def _sample(node) -> Image:
 
 
 def _voxels(node) -> np.ndarray:
-    """Return the voxels, [k, j, i], as a view: what is written into it is in the node."""
+    """Return the voxels, [k, j, i], as a view: writing to it changes the node."""
     voxels = node.GetImageData()
     return vtk_to_numpy(voxels.GetPointData().GetScalars()).reshape(voxels.GetDimensions()[::-1])
 

@@ -1,4 +1,4 @@
-"""Show the moving scan as it was in a second row of slice views that follows the crosshair."""
+"""Show the undeformed moving scan in a second row of slice views that follows the crosshair."""
 
 from __future__ import annotations
 

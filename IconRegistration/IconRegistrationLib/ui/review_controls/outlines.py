@@ -11,7 +11,7 @@ from ..reviewing import Review, displays_of
 
 
 def outlined(view: View, request: RegistrationRequest, nodes: ResultNodes) -> tuple[Any, Any]:
-    """Return the two segmentation nodes whose outlines belong over the images; None for what is missing."""
+    """Return the two segmentation nodes to be outlined over the images; None for a missing one."""
     if view.swap:
         return request.moving_segmentation, request.fixed_segmentation
     if view.shown == "live":
