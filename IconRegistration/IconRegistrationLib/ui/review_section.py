@@ -22,9 +22,10 @@ class ReviewSection:
         self._unusable: Any = None  # the result of which was said, once, why it cannot be shown
         panel.ui.resultSelector.addAttribute("vtkMRMLGridTransformNode", REPORT_ATTRIBUTE)
         panel.ui.hardenButton.connect("clicked()", self.on_harden)
-        for control in controls():
-            if not isinstance(control.widget, str):
-                self._add_widget(control, control.widget())
+        made = [(control, control.widget) for control in controls() if not isinstance(control.widget, str)]
+        for control, make in made:
+            self._add_widget(control, make())
+        panel.ui.moreControlsWidget.setVisible(bool(made))  # an empty row would leave a gap
         self._card = TrustCard(panel)
 
     def _add_widget(self, control: Control, widget: Any) -> None:
