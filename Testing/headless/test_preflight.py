@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from IconRegistrationLib.errors import InputError
 from IconRegistrationLib.registration import register as register_room
+from IconRegistrationLib.registration.checks import check_pair
 from IconRegistrationLib.registration.objective import FieldRefinement
 from IconRegistrationLib.registration.settings import Settings
 from IconRegistrationLib.spatial.geometry import Grid, Image, Landmarks, Segment, Segmentation
@@ -114,6 +115,24 @@ IMPOSSIBLE = {
     "region": (Inputs(GOOD, GOOD, region=FAR.grid), Settings(align="none")),
     "model": (Inputs(GOOD, GOOD), Settings(model="nonesuch")),
 }
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        ({"fixed_mask": Image(NOTHING.array, GOOD.grid)}, "The fixed mask is empty"),
+        ({"moving_mask": Image(NOTHING.array, GOOD.grid)}, "The moving mask is empty"),
+        ({"fixed_mask": NOTHING}, "The mask nothing is empty"),
+        (
+            {"moving_mask": Image(np.full(GOOD.grid.shape, np.nan), GOOD.grid, "m")},
+            "The mask m has 1728 voxels that are",
+        ),
+        ({"fixed_mask": Image(with_one(np.inf).array, GOOD.grid)}, "The fixed mask has 1 voxels that are not a number"),
+    ],
+)
+def test_a_mask_that_marks_nothing_is_named(masks, words):
+    with pytest.raises(InputError, match=words):
+        check_pair(GOOD, GOOD, **masks)
 
 
 @pytest.mark.parametrize("case", IMPOSSIBLE)

@@ -181,5 +181,5 @@ def read_inputs(pair: PairFiles) -> Inputs:
     if pair.region is None:
         return apply_roles(inputs, pair.roles)
     mask = read_image(pair.region)
-    checks.check_mask(mask, fixed)
+    checks.check_mask(mask, fixed, tr("region"))
     return apply_roles(replace(inputs, region=mask.grid.box_around(mask.array)), pair.roles)

@@ -53,10 +53,14 @@ def check_pair(
         Naming the value that is wrong, and the remedy.
     """
     check_memory(fixed.grid, moving.grid)
-    for image, mask, labels in ((fixed, fixed_mask, fixed_labels), (moving, moving_mask, moving_labels)):
+    sides = (
+        (fixed, fixed_mask, tr("fixed mask"), fixed_labels),
+        (moving, moving_mask, tr("moving mask"), moving_labels),
+    )
+    for image, mask, role, labels in sides:
         (look or check_image)(image)
         if mask is not None:
-            check_mask(mask, image)
+            check_mask(mask, image, role)
         if labels is not None:
             check_overlap(labels, image)
     if (fixed_labels is None) != (moving_labels is None):
@@ -124,11 +128,32 @@ def check_image(image: Image) -> None:
         )
 
 
-def check_mask(mask: Image, image: Image) -> None:
-    """Check that a mask is not empty and overlaps its image; raise InputError otherwise."""
+def check_mask(mask: Image, image: Image, role: str = "") -> None:
+    """Check that a mask is finite, not empty, and overlaps its image; raise InputError otherwise.
+
+    Parameters
+    ----------
+    mask, image : Image
+        On grids of their own.
+    role : str
+        What messages call a mask that has no name of its own.
+    """
+    own = mask.name != Image.name or not role
+    title = mask.name if own else role
+    name = tr("mask {name}", name=mask.name) if own else role
+    if mask.array.dtype.kind == "f":
+        wrong = mask.array.size - np.count_nonzero(np.isfinite(mask.array))
+        if wrong:
+            raise InputError(
+                tr(
+                    "The {name} has {count} voxels that are not a number (NaN or infinite); replace them by 0 or 1.",
+                    name=name,
+                    count=wrong,
+                )
+            )
     if not np.any(mask.array):
-        raise InputError(tr("The mask {name} is empty; mark what should count, or omit the mask.", name=mask.name))
-    _check_boxes(mask.name, mask.grid, image)
+        raise InputError(tr("The {name} is empty; mark what should count, or omit the mask.", name=name))
+    _check_boxes(title, mask.grid, image)
 
 
 def check_overlap(segmentation: Segmentation, image: Image) -> None:
