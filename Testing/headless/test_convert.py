@@ -280,6 +280,8 @@ AFFINE = np.eye(4)
         ((np.zeros((1, 2, 3, 4)), AFFINE), {"order": "kji", "world": "LPS"}, "without batch, channel or time"),
         ((np.zeros((2, 3, 4), complex), AFFINE), {"order": "kji", "world": "LPS"}, "complex128, not real numbers"),
         ((np.zeros((2, 3, 4)), np.eye(3)), {"order": "kji", "world": "LPS"}, r"4x4 matrix is needed.*\(3, 3\)"),
+        ((np.zeros((2, 3, 4)), "eye"), {"order": "kji", "world": "LPS"}, "image: .*4x4 matrix is needed.*, not 'eye'"),
+        ((np.zeros((2, 3, 4)), AFFINE * np.nan), {"order": "kji", "world": "LPS"}, "not one with NaN or infinite"),
         (7, {}, "a int is not an image; give a path"),
         ({"a": 1}, {}, "a dict is not an image"),
     ],
@@ -300,6 +302,20 @@ def test_colours_and_time_are_refused():
         as_image(nibabel.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), AFFINE))
     with pytest.raises(InputError, match="is not an image"):
         as_image(sitk.Transform())
+
+
+@pytest.mark.parametrize(
+    ("matrix", "found"),
+    [
+        (np.diag([1.0, 1.0, 0.0, 1.0]), "a singular one"),
+        (np.full((4, 4), np.nan), "one with NaN or infinite elements"),
+        (np.eye(4) + np.eye(4)[[3, 1, 2, 0]], "one with the last row 1 0 0 1"),
+        ([[1, 0], [0]], "not "),
+    ],
+)
+def test_a_start_that_is_no_affine_motion_is_refused(matrix, found):
+    with pytest.raises(InputError, match=f"initial transform: an invertible 4x4 matrix is needed.*{found}"):
+        as_linear(matrix, world="LPS")
 
 
 def test_points_and_matrices_need_a_world():

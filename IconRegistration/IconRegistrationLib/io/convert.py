@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..spatial.displacement import DisplacementField
 from ..spatial.geometry import Grid, Image, Landmarks, Segmentation, flip_affine, flip_vectors, flip_world_transform
 from ..text import Sentence, tr
+from .arrays import affine_matrix, as_numpy
 from .images import read_image
 from .landmarks import read_landmarks
 from .segmentations import label_map, read_segmentation, segmentation_from_labels
@@ -101,8 +102,8 @@ def image_from_array(array: Any, affine: Any, order: str | None, world: str | No
     _check_choice(
         order, ORDERS, tr('{name}: an array does not say the order of its axes; give order="kji" or "ijk".', name=name)
     )
-    voxels = _scalar_volume(_as_numpy(array), name)
-    matrix = _matrix(affine, name)
+    voxels = _scalar_volume(as_numpy(array), name)
+    matrix = affine_matrix(affine, name)
     matrix = flip_affine(matrix) if _is_ras(world, name) else matrix
     voxels = np.ascontiguousarray(voxels.T) if order == "ijk" else voxels
     return Image(voxels, Grid(voxels.shape, matrix), name)
@@ -198,7 +199,7 @@ def as_landmarks(value: LandmarksLike, *, world: str | None = None, name: str = 
     if is_path(value):
         return read_landmarks(value)
     labels = tuple(map(str, value)) if isinstance(value, Mapping) else None
-    points = np.array(list(value.values()) if isinstance(value, Mapping) else _as_numpy(value), dtype=np.float64)
+    points = np.array(list(value.values()) if isinstance(value, Mapping) else as_numpy(value), dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
         raise InputError(
             tr("{name}: points have the shape (n, 3) and are finite, not {shape}.", name=name, shape=str(points.shape))
@@ -222,7 +223,7 @@ def as_linear(value: LinearLike, *, world: str | None = None, name: str = "initi
     Raises
     ------
     InputError
-        If it is not linear, or an array without a world.
+        If it is not linear, is singular, or an array without a world.
     """
     if is_path(value):
         return as_linear(read_transform(value), name=os.fspath(value))
@@ -235,8 +236,8 @@ def as_linear(value: LinearLike, *, world: str | None = None, name: str = "initi
         matrix[:3, 3] = value.TransformPoint([0.0, 0.0, 0.0])
         for axis in range(3):
             matrix[:3, axis] = np.array(value.TransformPoint(np.eye(3)[axis].tolist())) - matrix[:3, 3]
-        return matrix
-    matrix = _matrix(value, name)
+        return affine_matrix(matrix, name)
+    matrix = affine_matrix(value, name)
     return flip_world_transform(matrix) if _is_ras(world, name) else matrix
 
 
@@ -424,15 +425,6 @@ def _one_image(value: Image | Segmentation) -> Image:
     return label_map(value) if isinstance(value, Segmentation) else value
 
 
-def _as_numpy(value: Any) -> np.ndarray:
-    """Return the array of a tensor, of whatever device, or of anything that numpy takes."""
-    if library_of(value) == "torch":
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value  # numpy has no such type
-        return value.numpy()
-    return np.asarray(value)
-
-
 def _scalar_volume(array: np.ndarray, name: str) -> np.ndarray:
     """Check that an array is a volume of real numbers; return it in native byte order, bool as uint8."""
     if array.ndim != 3:
@@ -463,15 +455,6 @@ def _check_scalar(name: str, components: int, size: tuple[int, ...]) -> None:
         raise InputError(
             tr("{name} has {count} axes ({size}); give one 3D volume.", name=name, count=len(size), size=described)
         )
-
-
-def _matrix(value: Any, name: str) -> np.ndarray:
-    matrix = np.array(_as_numpy(value), dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise InputError(
-            tr("{name}: a finite 4x4 matrix is needed, not the shape {shape}.", name=name, shape=str(matrix.shape))
-        )
-    return matrix
 
 
 def _is_ras(world: str | None, name: str) -> bool:
