@@ -195,6 +195,20 @@ def test_arrays_without_their_words_are_refused(a_moved_pair):
         register((array, grid.affine), Image(moving[1], moving[0]), order="kji")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"settings": {"steps": 1}}, r"settings is {'steps': 1}; give Settings\(...\)"),
+        ({"settings": "mine"}, r"settings is 'mine'; give Settings\(...\)"),
+        ({"roles": {"guide": "no"}}, "The role guide is 'no'; give True or False."),
+        ({"roles": ["guide"]}, r"roles is \['guide'\]; give each role's name with True or False"),
+    ],
+)
+def test_settings_and_roles_of_a_wrong_type_are_refused(options, words, a_moved_pair):
+    with pytest.raises(InputError, match=words):
+        register(*(Image(array, grid) for grid, array in a_moved_pair), **options)
+
+
 # --- what a result can do ---
 
 

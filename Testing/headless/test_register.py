@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import phantoms
@@ -178,11 +179,30 @@ def test_progress_rises_from_0_to_1_and_cancels(a_phantom):
         ({"spacing": -1.0}, "spacing is -1.0 mm; it must be more than 0 mm"),
         ({"padding": 1000.0}, "padding is 1000.0 mm; it must be at least 0 and less than 1000 mm"),
         ({"label_weight": -1.0}, "label_weight is -1.0; it must be at least 0"),
+        ({"steps": "5"}, "steps is '5'; it must be a whole number."),
+        ({"steps": True}, "steps is True; it must be a whole number."),
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number."),
+        ({"align": 5}, "align is 5; choose one of"),
+        ({"device": None}, "device is None; it must be text."),
+        ({"spacing": np.inf}, "spacing is inf; it must be a finite number."),
+        ({"padding": np.nan}, "padding is nan; it must be a finite number."),
+        ({"label_weight": False}, "label_weight is False; it must be a finite number."),
+        ({"ct_window": (0,)}, r"ct_window is \(0,\); it must be two finite numbers."),
+        ({"ct_window": (0, np.nan)}, "it must be two finite numbers."),
+        ({"ct_window": (40, 40)}, r"ct_window is \(40, 40\); the first number must be less than the second."),
+        ({"quantile_range": (0, 1.5)}, r"quantile_range is \(0, 1.5\); both numbers must be at least 0 and at most 1."),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_at_once(changes, words):
     with pytest.raises(InputError, match=words):
         Settings(**changes)
+
+
+def test_settings_take_the_numbers_of_numpy_lists_and_paths():
+    given = Settings(steps=np.int64(5), padding=np.float32(2), ct_window=[0, np.float32(40)], weights_dir=Path("w"))
+    assert given == Settings(steps=5, padding=2.0, ct_window=(0, 40.0), weights_dir="w")
+    assert type(given.steps) is int
+    assert type(given.padding) is float
 
 
 # ------------------------------------------------------------------------------------------------ with a network

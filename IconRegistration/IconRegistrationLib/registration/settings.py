@@ -8,6 +8,7 @@ line here, below the others.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -36,8 +37,8 @@ class Setting:
         The words that it may be; () where any value of its type will do.
     names : callable | None
         Returns the words that are known to be good, where others are too.
-    least, above, below : float | None
-        A number must be at least, more than, less than this.
+    least, above, below, most : float | None
+        A number, or each of a pair, must be at least, more than, less than, at most this.
     unit : str
         Of a number.
     of_the_machine : bool
@@ -51,6 +52,7 @@ class Setting:
     least: float | None = None
     above: float | None = None
     below: float | None = None
+    most: float | None = None
     unit: str = ""
     of_the_machine: bool = False
 
@@ -68,13 +70,33 @@ class Setting:
             bounds.append(tr("more than {bound:g}", bound=self.above))
         if self.below is not None:
             bounds.append(tr("less than {bound:g}", bound=self.below))
+        if self.most is not None:
+            bounds.append(tr("at most {bound:g}", bound=self.most))
         return tr("{low} and {high}", low=bounds[0], high=bounds[1]) if len(bounds) > 1 else next(iter(bounds), "")
 
-    def check(self, name: str, value: Any) -> None:
-        """Raise InputError if `value` is not allowed; None is what decides by itself."""
+    def check(self, name: str, value: Any, kind: str) -> None:
+        """Raise InputError if `value` is not of the annotated `kind`, or not allowed; None decides by itself."""
         if self.choices:
-            if value not in self.choices:
+            if not isinstance(value, str) or value not in self.choices:
                 raise InputError(tr("{name} is {value}; choose one of {choices}.", **self._said(name, repr(value))))
+        elif not _fits(kind, value):
+            raise InputError(
+                tr(
+                    "{name} is {value}; it must be {kind}.",
+                    name=name,
+                    value=repr(value),
+                    kind=_KINDS.get(_outermost(kind), kind),
+                )
+            )
+        elif isinstance(value, tuple):
+            if not value[0] < value[1]:
+                raise InputError(
+                    tr("{name} is {value}; the first number must be less than the second.", name=name, value=str(value))
+                )
+            if not all(map(self._in_range, value)):
+                raise InputError(
+                    tr("{name} is {value}; both numbers must be {choices}.", **self._said(name, str(value)))
+                )
         elif value is not None and not self._in_range(value):
             if self.unit:
                 raise InputError(
@@ -90,6 +112,7 @@ class Setting:
             (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
+            and (self.most is None or value <= self.most)
         )
 
 
@@ -109,7 +132,7 @@ class Settings:
     Raises
     ------
     InputError
-        For a value that is not allowed, and for fields that exclude each other.
+        For a value that is not of its type or not allowed, and for fields that exclude each other.
 
     Examples
     --------
@@ -137,7 +160,9 @@ class Settings:
     fixed_modality: str = setting("auto", tr("what the fixed image is"), "MODALITY", choices=_MODALITIES)
     moving_modality: str = setting("auto", tr("what the moving image is"), "MODALITY", choices=_MODALITIES)
     ct_window: tuple[float, float] | None = setting(None, tr("HU that become 0 and 1"), ("LOW", "HIGH"))
-    quantile_range: tuple[float, float] | None = setting(None, tr("MR quantiles that become 0 and 1"), ("LOW", "HIGH"))
+    quantile_range: tuple[float, float] | None = setting(
+        None, tr("MR quantiles that become 0 and 1"), ("LOW", "HIGH"), least=0, most=1
+    )
     label_weight: float = setting(1.0, tr("weight of the segments with --guide"), "WEIGHT", least=0)
     #: continued smoothly there
     padding: float = setting(
@@ -154,8 +179,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every value, and that they do not exclude each other."""
-        for name, about in SETTINGS.items():
-            about.check(name, getattr(self, name))
+        for name, kind in kinds_of_settings().items():
+            value = _plain(getattr(self, name))
+            object.__setattr__(self, name, value)
+            SETTINGS[name].check(name, value, kind)
         if self.model == "none" and self.refine == "network":
             raise InputError(tr("refine is 'network' but model is 'none': name a model, or refine the field."))
 
@@ -198,19 +225,10 @@ class Settings:
         (-160, 240)
         """
         kinds = kinds_of_settings()
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        for name, value in values.items():
+        for name in values:
             if name not in kinds:
                 raise InputError(
                     tr("There is no setting {name!r}; choose from {names}.", name=name, names=", ".join(sorted(kinds)))
-                )
-            if not _fits(kinds[name], value):
-                raise InputError(
-                    tr(
-                        "The settings say {name} is {value}, which cannot be used; correct it.",
-                        name=name,
-                        value=repr(value),
-                    )
                 )
         return cls(**values)
 
@@ -224,15 +242,39 @@ def kinds_of_settings() -> dict[str, str]:
     return {field.name: str(field.type) for field in fields(Settings)}
 
 
+#: What a value of an annotated type is called in a sentence.
+_KINDS = {
+    "int": tr("a whole number"),
+    "float": tr("a finite number"),
+    "tuple": tr("two finite numbers"),
+    "str": tr("text"),
+    "bool": tr("True or False"),
+}
+
+
+def _outermost(kind: str) -> str:
+    """Return "tuple" for "tuple[float, float] | None"."""
+    return kind.partition(" ")[0].partition("[")[0]
+
+
+def _plain(value: Any) -> Any:
+    """Return lists, which JSON has, as tuples, paths as text, and the scalars of numpy and torch as Python's."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def _fits(kind: str, value: Any) -> bool:
-    """Return whether a value is of the annotated kind of a field, "int | None"; Settings itself checks the choices."""
+    """Return whether a value is of the annotated kind of a field, "int | None"."""
     if value is None:
         return "None" in kind
     if kind.startswith("tuple"):
         return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
     if kind.startswith("float"):
         return _is_number(value)
-    return type(value).__name__ == kind.partition(" ")[0]
+    return type(value).__name__ == _outermost(kind)
 
 
 def _is_number(value: Any) -> bool:

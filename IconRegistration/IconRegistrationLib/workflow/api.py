@@ -289,6 +289,10 @@ def register(
     >>> result.warped.grid == phantom.fixed.grid
     True
     """
+    if settings is not None and not isinstance(settings, Settings):
+        raise InputError(
+            tr("settings is {value}; give Settings(...), such as Settings(steps=20).", value=repr(settings))
+        )
     switched = complete_roles(roles)
     for name, role in SEGMENT_ROLES.items():
         if switched[name] and role.is_missing(fixed_segmentation is not None, moving_segmentation is not None):
@@ -328,7 +332,7 @@ def register(
         check_landmarks(inputs.fixed_landmarks, inputs.moving_landmarks)
     if region is not None and not isinstance(region, Grid):
         mask = image(region, tr("region"))
-        check_mask(mask, inputs.fixed)
+        check_mask(mask, inputs.fixed, tr("region"))
         region = mask.grid.box_around(mask.array)
     inputs = apply_roles(replace(inputs, region=region), switched)
     results = compute(

@@ -164,19 +164,28 @@ def complete_roles(given: Mapping[str, bool] | None = None) -> dict[str, bool]:
     Raises
     ------
     InputError
-        Naming a role that does not exist, and those that do.
+        Naming a role that does not exist, and those that do, or a value that is neither True nor False.
 
     Examples
     --------
     >>> complete_roles({"guide": True})
     {'carry': True, 'compare': True, 'focus': False, 'guide': True}
     """
-    given = given or {}
-    for name in given:
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            tr(
+                'roles is {value}; give each role\'s name with True or False, such as {{"guide": True}}.',
+                value=repr(given),
+            )
+        )
+    for name, value in given.items():
         if name not in SEGMENT_ROLES:
             raise InputError(
                 tr("Segments have no role {name!r}; choose from {names}.", name=name, names=", ".join(SEGMENT_ROLES))
             )
+        if not isinstance(value, bool):
+            raise InputError(tr("The role {name} is {value}; give True or False.", name=name, value=repr(value)))
     return {name: given.get(name, role.default) for name, role in SEGMENT_ROLES.items()}
 
 
