@@ -27,12 +27,28 @@ class _Clusters:
 
     @contextlib.contextmanager
     def lend(self, workers):
-        """Yield a client, as `local_cluster` does, when all its workers are there: a test may have killed one."""
+        """Yield a client, as `local_cluster` does, when all its workers are there: a test may have killed one.
+
+        Dask gives up a worker that dies while it starts. Such a cluster is left to the end of the tests, and another is
+        started: so does `run_cohort`, which asks for a new cluster then.
+        """
         client = self._clients.get(workers)
-        if client is None:
+        if client is None or not _comes_back(client, workers.count):
             client = self._clients[workers] = self._stack.enter_context(self._start(workers))
-        client.wait_for_workers(workers.count, timeout=PATIENCE)
+            client.wait_for_workers(workers.count, timeout=PATIENCE)
         yield client
+
+
+def _comes_back(client, count: int) -> bool:
+    """Wait a little for the workers of a cluster; return whether they are there.
+
+    Where they would have come later nothing is lost but the time in which another cluster starts.
+    """
+    try:
+        client.wait_for_workers(count, timeout=20)
+    except TimeoutError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
