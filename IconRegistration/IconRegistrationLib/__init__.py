@@ -30,6 +30,7 @@ _PUBLIC = {
     "errors": (
         "Cancelled",
         "DeviceMemoryError",
+        "FolderError",
         "InputError",
     ),
     "spatial.geometry": (

@@ -1,6 +1,6 @@
 """The public names for type checkers and editors; __init__.py loads them when they are asked for."""
 
-from .errors import Cancelled, DeviceMemoryError, InputError
+from .errors import Cancelled, DeviceMemoryError, FolderError, InputError
 from .io.convert import as_field, as_image, as_landmarks, as_segmentation, image_from_array, to_itk, to_nibabel, to_sitk
 from .io.images import read_image, write_image
 from .io.landmarks import read_landmarks, write_landmarks
@@ -43,6 +43,7 @@ __all__ = [
     "Cancelled",
     "DeviceMemoryError",
     "DisplacementField",
+    "FolderError",
     "Grid",
     "Image",
     "InputError",
