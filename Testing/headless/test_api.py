@@ -370,6 +370,34 @@ def test_fixed_data_go_to_the_moving_image(the_result):
         the_result.warp(fixed, interpolation="label")
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("image", {"outside": "air"}, "outside is 'air'; it must be a number."),
+        ("image", {"labels": True, "outside": 3}, "outside is for images; omit 3 for labels."),
+        ("segmentation", {"outside": 3}, "omit 3 for segmentations."),
+        ("landmarks", {"outside": 3}, "omit 3 for points."),
+        ("landmarks", {"interpolation": "linear"}, "Points are not interpolated; omit interpolation 'linear'."),
+        ("landmarks", {"labels": True}, "Points are no label map; omit labels."),
+        ("nan", {}, "1 voxels that are not a number"),
+    ],
+)
+def test_warp_refuses_what_does_not_apply(kind, options, words, the_result):
+    inputs = the_result.inputs
+    array = inputs.moving.array.astype(np.float32)
+    array[2, 2, 2] = np.nan
+    values = {
+        "image": inputs.moving,
+        "segmentation": inputs.moving_segmentation,
+        "landmarks": inputs.moving_landmarks,
+        "nan": Image(array, inputs.moving.grid),
+    }
+    with pytest.raises(InputError, match=words):
+        the_result.warp(values[kind], **options)
+    with pytest.raises(InputError, match=words):
+        library.warp(values[kind], the_result.forward, inputs.fixed, **options)
+
+
 def test_save_writes_what_the_command_writes(the_result, tmp_path):
     folder = the_result.save(tmp_path / "result")
     assert set(files_in(folder)) == {

@@ -34,6 +34,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise InputError(tr("{message}; see {command} --help.", message=message, command=self.prog))
 
+    def parse_args(self, args=None, namespace=None):
+        """Parse as argparse does, but let the parser of the command, not the outermost one, refuse what is unknown."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            getattr(found, "parser", self).error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command.
@@ -97,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, module in find_commands().items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
         command.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
         module.add_options(command)
     return parser
 

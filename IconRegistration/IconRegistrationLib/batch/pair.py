@@ -112,6 +112,17 @@ def check_files(paths: Iterable[str]) -> None:
             raise InputError(tr("{path} does not exist; check the path.", path=path))
 
 
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[str]) -> None:
+    """Raise InputError if an output would replace an input, or another output."""
+    paths = [Path(path).expanduser().resolve() for path in outputs]
+    replaced = set(paths) & {Path(source).expanduser().resolve() for source in inputs}
+    if replaced:
+        raise InputError(tr("{path} is an input and would be replaced; choose another name.", path=min(replaced)))
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise InputError(tr("{path} is the name of two outputs; choose another for one of them.", path=twice))
+
+
 def is_there(path: str) -> bool:
     """Return whether a file exists, or the folder of a "folder::UID"."""
     from ..io.paths import SERIES_SEPARATOR

@@ -7,6 +7,7 @@ own.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from ..io.landmarks import LANDMARK_FORMATS
 from ..io.segmentations import SEGMENTATION_FORMATS
 from ..io.transforms import read_transform
 from ..networks.catalog import load_model
-from ..registration.checks import check_mask, check_overlap
+from ..registration.checks import check_image, check_mask, check_overlap
 from ..registration.intensity import background_value
 from ..registration.register import StageProgress
 from ..registration.settings import Settings
@@ -416,6 +417,15 @@ class _Options:
             )
         return choices[name]
 
+    def check_outside(self, kind: str, is_image: bool = False) -> None:
+        """Raise InputError if a value outside is no number, or given for what has none."""
+        if self.outside is None:
+            return
+        if isinstance(self.outside, bool) or not isinstance(self.outside, numbers.Real):
+            raise InputError(tr("outside is {value}; it must be a number.", value=repr(self.outside)))
+        if not is_image:
+            raise InputError(tr("outside is for images; omit {value:g} for {kind}.", value=self.outside, kind=kind))
+
 
 def _are_points(value: Any) -> bool:
     """Tell whether a value is landmarks, or points: a mapping, a file of points, or an array of two axes."""
@@ -425,6 +435,13 @@ def _are_points(value: Any) -> bool:
 
 
 def _carried(value: LandmarksLike, transform_points: Callable[[np.ndarray], np.ndarray], options: _Options) -> Any:
+    options.check_outside(tr("points"))
+    if options.interpolation is not None:
+        raise InputError(
+            tr("Points are not interpolated; omit interpolation {name}.", name=repr(options.interpolation))
+        )
+    if options.labels:
+        raise InputError(tr("Points are no label map; omit labels."))
     landmarks = as_landmarks(value, world=options.world)
     moved = replace(landmarks, points=transform_points(landmarks.points))
     return points_in_form_of(moved, value, world=options.world)
@@ -432,11 +449,14 @@ def _carried(value: LandmarksLike, transform_points: Callable[[np.ndarray], np.n
 
 def _pulled(value: Any, field: DisplacementField, grid: Grid, options: _Options) -> Any:
     if isinstance(value, Segmentation) or (is_path(value) and format_of(value, SEGMENTATION_FORMATS)):
+        options.check_outside(tr("segmentations"))
         return warp_segmentation(as_segmentation(value), field, grid, options.choose(LABEL_INTERPOLATIONS))
+    options.check_outside(tr("labels"), is_image=not options.labels)
     image = as_image(value, order=options.order, world=options.world)
     if options.labels:
         warped = warp_labels(image, field, grid, options.choose(LABEL_INTERPOLATIONS))
     else:
+        check_image(image)
         outside = background_value(image) if options.outside is None else options.outside
         warped = in_type_of(image, warp_image(image, field, grid, options.choose(IMAGE_INTERPOLATIONS), outside))
     return in_form_of(warped, value, order=options.order, world=options.world)

@@ -19,7 +19,16 @@ from ...workflow.outputs import files_in
 from ...workflow.roles import complete_roles
 from ..options import add_outputs, add_roles, add_settings, outputs_of, roles_of, settings_of
 from ..outputs import list_files
-from ..pair import ROLES, PairFiles, check_files, check_settings, compute_pair, read_inputs, register_pair
+from ..pair import (
+    ROLES,
+    PairFiles,
+    check_files,
+    check_outputs,
+    check_settings,
+    compute_pair,
+    read_inputs,
+    register_pair,
+)
 from ..progress import ProgressPrinter
 
 HELP = "Register a moving volume to a fixed one, and write a folder of results."
@@ -95,12 +104,13 @@ def run(args: argparse.Namespace) -> None:
 def _single_files(args: argparse.Namespace, inputs: Iterable[str]) -> dict[Path, Callable]:
     """Return files beside the folder of results, or instead of it, and what writes them; each appears whole.
 
-    Raises InputError for one that cannot be written, or that is an input.
+    Raises InputError for one that cannot be written, or that is an input or the other one.
     """
     from ...io.images import write_image
     from ...io.transforms import write_field
     from ...io.writing import writable
 
+    check_outputs([path for path in (args.transform_out, args.warped_out) if path], inputs)
     wanted = {}
     if args.transform_out:
         path = writable(args.transform_out, suffixes_of(TRANSFORM_FORMATS, written=True))
@@ -108,7 +118,4 @@ def _single_files(args: argparse.Namespace, inputs: Iterable[str]) -> dict[Path,
     if args.warped_out:
         path = writable(args.warped_out, suffixes_of(IMAGE_FORMATS, written=True))
         wanted[path] = lambda results, path: write_image(results.warped, path)
-    replaced = {path.resolve() for path in wanted} & {Path(source).expanduser().resolve() for source in inputs}
-    if replaced:
-        raise InputError(tr("{path} is an input and would be replaced; choose another name.", path=min(replaced)))
     return wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from ...io.formats import format_of, listed, suffixes_of
@@ -12,7 +13,7 @@ from ...io.landmarks import LANDMARK_FORMATS
 from ...io.segmentations import SEGMENTATION_FORMATS, segmentation_suffixes
 from ...io.transforms import TRANSFORM_FORMATS
 from ...text import tr
-from ..pair import check_files
+from ..pair import check_files, check_outputs
 
 HELP = "Apply a saved transform to a volume, a label map, a segmentation or landmarks."
 
@@ -36,8 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=("auto", *WARPERS), default="auto", help="auto goes by the name of the file")
     parser.add_argument(
         "--interpolation",
-        choices=("linear", "cubic", "nearest", "label"),
-        help="default: linear for an image, else nearest; label smooths the borders of labels",
+        metavar="NAME",
+        help="linear (default), cubic or nearest for an image; nearest (default) or label, which smooths borders, "
+        "for labels and segmentations",
     )
     parser.add_argument("--background", type=float, metavar="V", help="outside of an image (default: its own air)")
 
@@ -45,8 +47,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, warp, write one file."""
     kind = _kind_of(args.input) if args.kind == "auto" else args.kind
-    check_files([path for path in (args.input, args.transform, args.reference) if path])
-    allowed = INTERPOLATIONS[kind]
+    files = [path for path in (args.input, args.transform, args.reference) if path]
+    check_files(files)
+    check_outputs([args.out], files)
+    allowed = _interpolations(kind)
     if args.interpolation and args.interpolation not in allowed:
         wanted = ", ".join(allowed) or "-"
         raise InputError(
@@ -65,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             tr("--background {value:g} is for images; omit it for {kind}.", value=args.background, kind=kind)
         )
+    args.method = allowed[args.interpolation or next(iter(allowed))] if allowed else None
     WARPERS[kind](args)
     print(args.out)
 
@@ -97,7 +102,7 @@ def _warp_segmentation(args: argparse.Namespace) -> None:
 
     writable(args.out, segmentation_suffixes())
     segmentation, (field, grid) = read_segmentation(args.input), _field_and_grid(args)
-    write_segmentation(warp_segmentation(segmentation, field, grid, _label_method(args)), args.out)
+    write_segmentation(warp_segmentation(segmentation, field, grid, args.method), args.out)
 
 
 def _warp_labels(args: argparse.Namespace) -> None:
@@ -107,7 +112,7 @@ def _warp_labels(args: argparse.Namespace) -> None:
 
     writable(args.out, suffixes_of(IMAGE_FORMATS, written=True))
     labels, (field, grid) = read_image(args.input), _field_and_grid(args)
-    write_image(warp_labels(labels, field, grid, _label_method(args)), args.out)
+    write_image(warp_labels(labels, field, grid, args.method), args.out)
 
 
 def _warp_image(args: argparse.Namespace) -> None:
@@ -120,9 +125,8 @@ def _warp_image(args: argparse.Namespace) -> None:
     writable(args.out, suffixes_of(IMAGE_FORMATS, written=True))
     image, (field, grid) = read_image(args.input), _field_and_grid(args)
     check_image(image)
-    order = {"linear": 1, "cubic": 3, "nearest": 0}[args.interpolation or "linear"]
     outside = background_value(image) if args.background is None else args.background
-    write_image(in_type_of(image, warp_image(image, field, grid, order, outside)), args.out)
+    write_image(in_type_of(image, warp_image(image, field, grid, args.method, outside)), args.out)
 
 
 def _field_and_grid(args: argparse.Namespace):
@@ -134,8 +138,11 @@ def _field_and_grid(args: argparse.Namespace):
     return read_field(args.transform, grid), grid
 
 
-def _label_method(args: argparse.Namespace) -> str:
-    return "linear" if args.interpolation == "label" else "nearest"
+def _interpolations(kind: str) -> dict[str, Any]:
+    """Return what a kind may be interpolated by, the default first, and what the arithmetic calls it."""
+    from ...workflow.api import IMAGE_INTERPOLATIONS, LABEL_INTERPOLATIONS
+
+    return {"image": IMAGE_INTERPOLATIONS, "landmarks": {}}.get(kind, LABEL_INTERPOLATIONS)
 
 
 WARPERS = {
@@ -143,10 +150,4 @@ WARPERS = {
     "labels": _warp_labels,
     "segmentation": _warp_segmentation,
     "landmarks": _warp_landmarks,
-}
-INTERPOLATIONS = {
-    "image": ("linear", "cubic", "nearest"),
-    "labels": ("nearest", "label"),
-    "segmentation": ("nearest", "label"),
-    "landmarks": (),
 }
