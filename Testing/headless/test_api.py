@@ -398,6 +398,12 @@ def test_warp_refuses_what_does_not_apply(kind, options, words, the_result):
         library.warp(values[kind], the_result.forward, inputs.fixed, **options)
 
 
+def test_what_may_be_raised_is_public():
+    for name in ("Cancelled", "DeviceMemoryError", "FolderError", "InputError"):
+        assert issubclass(getattr(library, name), Exception)
+        assert name in library.__all__
+
+
 def test_save_writes_what_the_command_writes(the_result, tmp_path):
     folder = the_result.save(tmp_path / "result")
     assert set(files_in(folder)) == {

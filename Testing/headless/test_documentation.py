@@ -137,3 +137,10 @@ def test_every_module_has_its_place_in_the_architecture():
         room: {path.relative_to(room).as_posix() for path in files if path.parent == Path(room) or room in path.parts}
         for room in rooms
     }
+
+
+def test_the_page_of_the_library_lists_every_room():
+    page = text_of(ARCHITECTURE.parent / "api.md")
+    rooms = {path.stem for path in LIBRARY.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(re.findall(r"^ +IconRegistrationLib\.(\w+)$", page, re.MULTILINE)) == rooms - {"__init__", "ui"}
+    assert "`ui` is omitted" in page
