@@ -137,6 +137,7 @@ class RunTest(unittest.TestCase):
     def setUp(self):
         if slicer.app.layoutManager() is None:
             self.skipTest("This Slicer runs without a main window; the panel needs one.")
+        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)  # others left another
         from IconRegistrationLib.ui.choices import Alignment, Device
         from IconRegistrationLib.ui.dependencies import missing, needed_packages
 
