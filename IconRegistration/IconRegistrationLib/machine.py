@@ -21,7 +21,7 @@ MMAP_THRESHOLD_IN_TRAINING = 46 * 2**20
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
 
 #: What OpenMP's threads do at a barrier before they sleep: libgomp counts turns of a loop, LLVM's and Intel's libraries
-#: milliseconds. Testing/benchmarks/busy.py compares them; docs/benchmarks.md has the figures.
+#: milliseconds. Testing/benchmarks/busy.py compares such choices; its table is not in the docs yet.
 WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
 #: Environment variables with which a user sets the wait policy.
 _CHOSEN_BY_THE_USER = ("OMP_WAIT_POLICY", *WAITING)
@@ -30,8 +30,8 @@ _CHOSEN_BY_THE_USER = ("OMP_WAIT_POLICY", *WAITING)
 def wait_briefly(environment: MutableMapping[str, str] | None = None) -> None:
     """Let OpenMP's threads sleep soon when they wait, if nobody has chosen how they wait.
 
-    By default they spin at every barrier for a thread that the system has put aside: one other busy process on two
-    cores then makes a registration three times slower. OpenMP reads the variables when torch loads it; a process that
+    By default they spin at every barrier for a thread that the system has put aside, which costs most beside one
+    other busy process. OpenMP reads the variables when torch loads it; a process that
     holds torch already is not changed.
 
     Parameters
